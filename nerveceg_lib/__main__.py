@@ -1,0 +1,99 @@
+"""Command line: `python -m nerveceg_lib COMMAND`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from nerveceg_lib.errors import InputError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 1 for a failed notebook, 2 for bad input."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options) or 0
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m nerveceg_lib", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="run the notebooks in order with papermill")
+    run.add_argument("--profile", default="demo", help="demo, paper, kaggle, or a YAML file (default: demo)")
+    run.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="overrides")
+    run.add_argument("--only", default="", metavar="03,04", help="run only these notebooks")
+    run.add_argument("--resume", action="store_true", help="skip finished stages, go on from checkpoints")
+    run.set_defaults(command=_run)
+
+    phantom = commands.add_parser("phantom", help="write a synthetic data set in competition layout")
+    phantom.add_argument("out", type=Path)
+    phantom.add_argument("--subjects", type=int, default=47)
+    phantom.add_argument("--frames-per-subject", type=int, default=120)
+    phantom.add_argument("--test-frames", type=int, default=5508)
+    phantom.add_argument("--seed", type=int, default=0)
+    phantom.add_argument("--difficulty", default="medium", help="easy, medium or hard (default: medium)")
+    phantom.add_argument("--contradictory", type=float, default=0.03, help="share of contradictory labels")
+    phantom.add_argument("--workers", type=int, default=None, help="processes (default: one a core)")
+    phantom.set_defaults(command=_phantom)
+
+    usgra = commands.add_parser("import-usgra", help="cut USGRA-seg into the competition layout")
+    usgra.add_argument("source", help="folder with images/ and masks/, or `download`")
+    usgra.add_argument("destination", type=Path)
+    usgra.add_argument("--seed", type=int, default=0)
+    usgra.set_defaults(command=_import_usgra)
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    from nerveceg_lib.paths import STAGES, show
+    from nerveceg_lib.runner import StageFailed, run
+
+    only = [number for number in options.only.split(",") if number]
+    try:
+        folder = run(options.profile, dict(options.overrides), only, options.resume)
+    except StageFailed as failure:
+        print(f"failed: {failure}", file=sys.stderr)
+        return failure.exit_code
+    _print_summary(folder, [show(folder / f"{stage}.ipynb") for stage in STAGES])
+    return 0
+
+
+def _print_summary(folder: Path, notebooks: list[str]) -> None:
+    from nerveceg_lib.files import read_json
+
+    metrics = read_json(folder / "metrics.json")
+    print(f"\nrun folder: {folder}")
+    print("notebooks:  " + ", ".join(path for path in notebooks if (folder.parent / path).exists()))
+    for stage, figures in metrics.items():
+        print(f"{stage}: " + ", ".join(f"{name} {value}" for name, value in figures.items()))
+    if (submission := folder / "06_submission_rle" / "submission.csv").exists():
+        print(f"submission: {submission}")
+
+
+def _phantom(options: argparse.Namespace) -> None:
+    from nerveceg_lib.data.phantom_set import write_phantom
+
+    write_phantom(
+        options.out,
+        subjects=options.subjects,
+        frames_per_subject=options.frames_per_subject,
+        test_frames=options.test_frames,
+        seed=options.seed,
+        difficulty=options.difficulty,
+        contradictory=options.contradictory,
+        workers=options.workers,
+    )
+    print(f"wrote {options.out}")
+
+
+def _import_usgra(options: argparse.Namespace) -> None:
+    from nerveceg_lib.data.usgra import import_usgra
+
+    print(import_usgra(options.source, options.destination, seed=options.seed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

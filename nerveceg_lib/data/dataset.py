@@ -1,0 +1,99 @@
+"""Frames as a network sees them: resized, standardised, in batches, moved together with their masks."""
+
+import cv2
+import kornia.augmentation as K
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.distributed import DistributedSampler
+
+from nerveceg_lib.data.cache import FrameCache
+
+Batch = dict[str, torch.Tensor]
+
+
+def resize_frames(frames: np.ndarray, rows: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize whole frames `rows` to `size` (height, width): uint8 (len(rows), height, width)."""
+    height, width = size
+    out = np.empty((len(rows), height, width), np.uint8)
+    for place, row in enumerate(rows):
+        out[place] = cv2.resize(frames[row], (width, height), interpolation=cv2.INTER_AREA)
+    return out
+
+
+def to_input(frames: np.ndarray | torch.Tensor) -> torch.Tensor:
+    """Standardise each uint8 frame (N, H, W): float32 (N, 1, H, W), mean 0, standard deviation 1.
+
+    Per frame, because gain differs between patients; a constant frame becomes all zeros.
+    """
+    pixels = torch.as_tensor(np.asarray(frames)).float().unsqueeze(1) / 255  # (N, 1, H, W)
+    std, mean = torch.std_mean(pixels, dim=(2, 3), keepdim=True, correction=0)
+    return (pixels - mean) / std.clamp_min(1e-3)
+
+
+class FrameSet(Dataset):
+    """Frames `rows` of a cache at one input size, held in memory as uint8 (they are small once resized)."""
+
+    def __init__(self, cache: FrameCache, rows: np.ndarray, size: tuple[int, int]):
+        self.frames = resize_frames(cache.frames, rows, size)
+        # soft mask: the share of nerve pixels below each input pixel, so that thin borders survive
+        self.masks = resize_frames(_Times255(cache.masks), rows, size)
+        self.presence = cache.index["presence"].to_numpy()[rows].astype(np.float32)
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitems__(self, places: list[int]) -> Batch:
+        """A whole batch: image (B, 1, H, W) standardised, mask (B, 1, H, W) in 0..1, presence (B,) 0 or 1."""
+        return {
+            "image": to_input(self.frames[places]),
+            "mask": torch.from_numpy(self.masks[places]).unsqueeze(1).float() / 255,
+            "presence": torch.from_numpy(self.presence[places]),
+        }
+
+
+class _Times255:
+    """View of 0/1 masks as 0/255, so that area interpolation keeps fractions."""
+
+    def __init__(self, masks: np.ndarray):
+        self.masks = masks
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.masks[row] * np.uint8(255)
+
+
+def train_loader(frames: FrameSet, batch_size: int, seed: int) -> DataLoader:
+    """Shuffled batches whose order depends on the seed and the epoch alone, so that a resumed run repeats it."""
+    sampler = DistributedSampler(frames, num_replicas=1, rank=0, shuffle=True, seed=seed)
+    # a last batch of one frame would break batch norm
+    drop_last = len(frames) % batch_size == 1 and len(frames) > 1
+    return DataLoader(frames, batch_size, sampler=sampler, collate_fn=_as_is, drop_last=drop_last)
+
+
+def eval_loader(frames: FrameSet, batch_size: int) -> DataLoader:
+    """All frames in order."""
+    return DataLoader(frames, batch_size, collate_fn=_as_is)
+
+
+def _as_is(batch: Batch) -> Batch:
+    return batch
+
+
+def augmentation() -> K.AugmentationSequential:
+    """Random flip and affine map on the batch, image and mask together.
+
+    kornia (Apache-2.0) works on the batch and the device and moves masks with images without
+    torchvision; albumentations is frozen and its successor AGPL.
+    """
+    return K.AugmentationSequential(
+        K.RandomHorizontalFlip(p=0.5),
+        K.RandomAffine(degrees=10, translate=(0.08, 0.08), scale=(0.9, 1.1), p=1.0),
+        data_keys=["input", "mask"],
+    )
+
+
+def augment(transform: K.AugmentationSequential, batch: Batch) -> Batch:
+    """Apply `transform` to image and mask, and a random contrast change of up to 15% to the image."""
+    image, mask = transform(batch["image"], batch["mask"])
+    contrast = 1 + 0.3 * (torch.rand(len(image), 1, 1, 1, device=image.device) - 0.5)
+    return batch | {"image": image * contrast, "mask": mask}

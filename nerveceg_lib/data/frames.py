@@ -1,0 +1,49 @@
+"""Read one ultrasound frame or mask, and say clearly what is wrong with a bad one."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from nerveceg_lib.errors import InputError
+from nerveceg_lib.rle import FRAME_SHAPE
+
+
+def read_frame(path: Path) -> np.ndarray:
+    """Read a frame as uint8 of shape (420, 580). Raises InputError naming the file if it is anything else."""
+    return _read(path, "frame")
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """Read a mask as uint8 of shape (420, 580), values 0 and 1. Raises InputError if it is anything else."""
+    mask = _read(path, "mask")
+    values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
+    if not set(values.tolist()) <= {0, 255}:
+        raise InputError(f"{path}: expected mask values 0 and 255, found {values[:8].tolist()}")
+    return mask // 255
+
+
+def _read(path: Path, kind: str) -> np.ndarray:
+    try:
+        content = np.fromfile(path, dtype=np.uint8)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: {kind} is missing") from error
+    pixels = _decode(content)
+    if pixels is None:
+        raise InputError(f"{path}: expected a readable image, found {content.size} bytes that do not decode")
+    if pixels.ndim != 2 or pixels.dtype != np.uint8 or pixels.shape != FRAME_SHAPE:
+        found = f"{pixels.dtype} of shape {pixels.shape}"
+        raise InputError(f"{path}: expected an 8-bit grey {kind} of shape {FRAME_SHAPE}, found {found}")
+    return pixels
+
+
+def _decode(content: np.ndarray) -> np.ndarray | None:
+    """Decoded pixels, or None. OpenCV raises on some broken files and returns None on others."""
+    if not content.size:
+        return None
+    # OpenCV would print its own lines about a broken file beside our one message
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        return cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        return None

@@ -1,0 +1,88 @@
+"""List the frames of a competition folder and split its patients."""
+
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import StratifiedGroupKFold
+
+from nerveceg_lib.errors import InputError
+
+PUBLISHED_PATIENTS = frozenset(range(1, 48))
+PUBLISHED_HELDOUT = frozenset(range(36, 48))
+
+
+def list_frames(data_dir: Path) -> pd.DataFrame:
+    """List `train/{subject}_{image}.tif` and `test/{image}.tif`, train first, in numeric order.
+
+    Columns: `set` ("train" or "test"), `subject` (0 for test), `image`, `path` and `mask_path` relative
+    to `data_dir` ("" for test). Raises InputError for an empty folder or a name that does not fit.
+    """
+    train = [("train", *_numbers(path, 2)) for path in _frame_files(data_dir / "train")]
+    test = [("test", 0, *_numbers(path, 1)) for path in _frame_files(data_dir / "test")]
+    if not train:
+        raise InputError(f"{data_dir / 'train'}: no frame found, expected files named {{subject}}_{{image}}.tif")
+    table = pd.DataFrame(sorted(train) + sorted(test), columns=["set", "subject", "image"])
+    stem = table["subject"].astype(str) + "_" + table["image"].astype(str)
+    is_train = table["set"] == "train"
+    table["path"] = np.where(is_train, "train/" + stem + ".tif", "test/" + table["image"].astype(str) + ".tif")
+    table["mask_path"] = np.where(is_train, "train/" + stem + "_mask.tif", "")
+    return table
+
+
+def split_patients(frames: pd.DataFrame, heldout_share: float, folds: int, seed: int) -> pd.DataFrame:
+    """Add `split` ("train", "heldout", "test") and `fold` (0..folds-1 for train frames, else -1).
+
+    With exactly the competition's 47 patients the published split is taken (36-47 held out); any other
+    set is split by patient, stratified by prevalence. Raises InputError if the patients are too few.
+    """
+    if not 0 < heldout_share < 0.5:
+        raise InputError(f"heldout_share: expected a number above 0 and below 0.5, found {heldout_share}")
+    frames = frames.assign(split=frames["set"], fold=-1)
+    labelled = frames[frames["set"] == "train"]
+    subjects = set(labelled["subject"])
+    if subjects == PUBLISHED_PATIENTS:
+        heldout = labelled.index[labelled["subject"].isin(PUBLISHED_HELDOUT)]
+    else:
+        heldout = labelled.index[_group_folds(labelled, max(2, round(1 / heldout_share)), seed) == 0]
+    frames.loc[heldout, "split"] = "heldout"
+    train = frames[frames["split"] == "train"]
+    frames.loc[train.index, "fold"] = _group_folds(train, folds, seed)
+    assert_no_patient_on_both_sides(frames)
+    return frames
+
+
+def assert_no_patient_on_both_sides(frames: pd.DataFrame) -> None:
+    """Raise AssertionError if a patient is in two splits or in two folds."""
+    labelled = frames[frames["set"] == "train"]
+    sides = labelled.groupby("subject")[["split", "fold"]].nunique().max(axis=1)
+    shared = sides.index[sides > 1].tolist()
+    assert not shared, f"patients on both sides of the split: {shared}"
+
+
+def _group_folds(frames: pd.DataFrame, folds: int, seed: int) -> np.ndarray:
+    patients = frames["subject"].nunique()
+    if folds < 2 or patients < folds:
+        raise InputError(f"folds: cannot cut {patients} patients into {folds} groups, expected 2 or more of each")
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    fold = np.full(len(frames), -1)
+    with warnings.catch_warnings():
+        # fewer positive frames than folds: stratified as well as can be, which is all that is asked
+        warnings.filterwarnings("ignore", message="The least populated class")
+        for number, (_, rows) in enumerate(splitter.split(frames, frames["presence"], frames["subject"])):
+            fold[rows] = number
+    return fold
+
+
+def _frame_files(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("*.tif") if not path.stem.endswith("_mask")]
+
+
+def _numbers(path: Path, count: int) -> tuple[int, ...]:
+    numbers = re.fullmatch("_".join(["([0-9]+)"] * count), path.stem)
+    if not numbers:
+        expected = "{subject}_{image}.tif" if count == 2 else "{image}.tif"
+        raise InputError(f"{path}: expected a frame named {expected}")
+    return tuple(map(int, numbers.groups()))

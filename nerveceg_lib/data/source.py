@@ -1,0 +1,85 @@
+"""Where a run's frames and given masks come from: a folder, Kaggle's mounted input, or the built-in phantom."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from nerveceg_lib.data.cache import FrameCache, load_cache
+from nerveceg_lib.data.phantom_set import write_phantom
+from nerveceg_lib.files import read_json, write_csv
+from nerveceg_lib.paths import STAGES, artefact_root, find_competition_data, require, stage_dir
+from nerveceg_lib.submission import read_masks_csv
+
+
+def resolve_data(data_dir: str, **phantom_options) -> Path:
+    """The folder in competition layout that `data_dir` means; "auto" falls back to the phantom.
+
+    The phantom is made once for a set of `phantom_options` (see `write_phantom`) and kept under the
+    artefact root; a half-made one is thrown away.
+    """
+    if found := find_competition_data(data_dir):
+        return found
+    key = hashlib.blake2b(json.dumps(phantom_options, sort_keys=True).encode(), digest_size=4).hexdigest()
+    folder = artefact_root() / f"phantom-{key}"
+    if not folder.exists():
+        unfinished = folder.with_name(folder.name + ".part")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        write_phantom(unfinished, **phantom_options)
+        unfinished.rename(folder)
+    return folder
+
+
+def cache_dir(data_dir: Path) -> Path:
+    """The folder of the frame cache of `data_dir`, one for each data folder."""
+    key = hashlib.blake2b(str(Path(data_dir).absolute()).encode(), digest_size=4).hexdigest()
+    return artefact_root() / "cache" / f"{Path(data_dir).name}-{key}"
+
+
+def load_prepared(run: str) -> FrameCache:
+    """The frames that notebook 1 prepared for `run`; `index` carries `split` and `fold`."""
+    stage = stage_dir(run, STAGES[0])
+    cache = load_cache(Path(_dataset(run)["cache"]))
+    return replace(cache, index=pd.read_csv(require(stage / "frames.csv", STAGES[0])))
+
+
+def load_solution(run: str) -> dict[int, str] | None:
+    """RLE truth of the test frames by image number, or None where the data has no solution.csv."""
+    path = Path(_dataset(run)["data_dir"]) / "solution.csv"
+    return dict(read_masks_csv(path).itertuples(index=False)) if path.exists() else None
+
+
+def load_train_masks(run: str) -> dict[tuple[int, int], str] | None:
+    """The strings of train_masks.csv by (subject, image), or None where the data has no such file."""
+    path = Path(_dataset(run)["data_dir"]) / "train_masks.csv"
+    if not path.exists():
+        return None
+    table = read_masks_csv(path, ["subject", "img", "pixels"])
+    return {(row.subject, row.img): row.pixels for row in table.itertuples()}
+
+
+def sample_submission(run: str, stage: Path) -> Path:
+    """The data's sample_submission.csv; without one, a list of its test frames written to `stage`."""
+    given = Path(_dataset(run)["data_dir"]) / "sample_submission.csv"
+    if given.exists():
+        return given
+    index = load_prepared(run).index
+    images = index.loc[index["set"] == "test", "image"]
+    write_csv(stage / given.name, pd.DataFrame({"img": images, "pixels": ""}))
+    return stage / given.name
+
+
+def load_submission_masks(run: str, masks_csv: str) -> pd.DataFrame:
+    """Columns `img` and `pixels`: the file `masks_csv`, or ("") the masks that notebook 4 drew, else blank."""
+    if masks_csv:
+        return read_masks_csv(require(Path(masks_csv), "what writes it"))
+    predicted = pd.read_csv(require(stage_dir(run, STAGES[3]) / "test.csv", STAGES[3]), keep_default_na=False)
+    return pd.DataFrame({"img": predicted["image"], "pixels": predicted["pixels"].where(predicted["drawn"], "")})
+
+
+def _dataset(run: str) -> dict:
+    return read_json(require(stage_dir(run, STAGES[0]) / "dataset.json", STAGES[0]))

@@ -1,0 +1,71 @@
+"""The one place that knows where data and artefacts lie.
+
+<root>/cache/<data set>/       decoded frames, shared by all runs
+<root>/phantom-<options>/      built-in phantom data
+<root>/<run>/<stage>/          what one notebook of one run wrote
+"""
+
+import os
+from pathlib import Path
+
+from nerveceg_lib.errors import InputError
+
+KAGGLE_INPUT = Path("/kaggle/input")
+STAGES = (
+    "01_data_preparation",
+    "02_classifier_training",
+    "03_segmenter_training",
+    "04_two_stage_inference",
+    "05_cnn_visualizations",
+    "06_submission_rle",
+)
+
+
+def artefact_root() -> Path:
+    """Root of everything a run writes: $NERVECEG_RUNS, else `runs/` beside `notebooks/`."""
+    if root := os.environ.get("NERVECEG_RUNS"):
+        return Path(root).absolute()
+    here = Path.cwd()
+    return (here.parent if here.name == "notebooks" else here) / "runs"
+
+
+def run_dir(run: str) -> Path:
+    """Folder of a run. Raises InputError for a name that is a path or taken."""
+    if not run or Path(run).name != run or run in {".", "..", "cache"}:
+        raise InputError(f"run: expected a plain folder name, found {run!r}")
+    return artefact_root() / run
+
+
+def stage_dir(run: str, stage: str) -> Path:
+    """Folder of one stage of one run, made if missing. Raises InputError for a run name that is a path."""
+    folder = run_dir(run) / stage
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def require(path: Path, made_by: str) -> Path:
+    """Return `path` if it exists; else raise InputError that says which notebook makes it."""
+    if not path.exists():
+        raise InputError(f"{show(path)}: not found; run {made_by} first, with the same `run`")
+    return path
+
+
+def show(path: Path) -> str:
+    """`path` as printed in notebooks: relative to the artefact root, so that no machine path is stored."""
+    path, root = Path(path).absolute(), artefact_root()
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else Path(path).name
+
+
+def find_competition_data(data_dir: str) -> Path | None:
+    """Resolve the `data_dir` parameter to a folder in competition layout.
+
+    "auto" looks below Kaggle's input mount and gives None where there is none (use the phantom then).
+    Raises InputError if the folder lacks `train/`.
+    """
+    if data_dir == "auto":
+        mounted = sorted(KAGGLE_INPUT.glob("**/train_masks.csv")) if KAGGLE_INPUT.is_dir() else []
+        return mounted[0].parent if mounted else None
+    folder = Path(data_dir).expanduser().absolute()
+    if not (folder / "train").is_dir():
+        raise InputError(f"data_dir: expected a folder that holds train/ (and test/), found {data_dir!r}")
+    return folder

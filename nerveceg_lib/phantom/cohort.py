@@ -1,0 +1,93 @@
+"""Who is in the data set: how many frames of each patient show a nerve, and how patients differ.
+
+Patients are stratified, not drawn independently, so that 24 of them are as representative as 47.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from nerveceg_lib.errors import InputError
+
+# Deciles of the share of positive frames over the 47 patients of the Kaggle Ultrasound Nerve Segmentation
+# training set; the ends keep a frame of either kind in every patient of ten frames or more.
+PRESENCE_DECILES = (0.017, 0.15, 0.179, 0.26, 0.293, 0.408, 0.505, 0.538, 0.582, 0.764, 0.892)
+PRESENCE_MEAN = 0.412
+TRAITS = ("area", "x", "y", "eccentricity", "angle", "gain", "depth", "floor")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is fixed about a patient before anything is drawn.
+
+    frames, positives, contradictory: counts; contradictory of the frames labelled negative show a nerve.
+    traits: standard normal scores named by TRAITS. seed: root of all of the patient's random numbers.
+    """
+
+    frames: int
+    positives: int
+    contradictory: int
+    traits: dict[str, float]
+    seed: np.random.SeedSequence
+
+
+def cohort(frames: Sequence[int], *, seed: int | np.random.SeedSequence, contradictory: float = 0.03) -> list[Plan]:
+    """Plan one patient per entry of `frames` (its number of frames, 1 or more).
+
+    contradictory: share of all frames, 0 to 0.5, that show a nerve but are labelled negative.
+    Raises InputError naming the parameter if a value is out of range.
+    """
+    if not len(frames) or min(frames) < 1:
+        raise InputError(f"frames: found {list(frames)[:5]}, expected at least one patient of 1 or more frames")
+    if not 0 <= contradictory <= 0.5:
+        raise InputError(f"contradictory: found {contradictory}, expected a share between 0 and 0.5")
+    root = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
+    own, *seeds = root.spawn(len(frames) + 1)
+    rng = np.random.default_rng(own)
+    counts = np.asarray(frames)
+    positives = _positives(counts, rng)
+    copies = _apportion(contradictory * counts.sum(), counts - positives)
+    scores = {name: _stratified_scores(positives + 0.5, rng) for name in TRAITS}
+    return [
+        Plan(
+            int(counts[i]),
+            int(positives[i]),
+            int(copies[i]),
+            {n: float(scores[n][i]) for n in TRAITS},
+            seeds[i],
+        )
+        for i in range(len(counts))
+    ]
+
+
+def _positives(counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    middles = (np.arange(len(counts)) + 0.5) / len(counts)
+    shares = np.interp(middles, np.linspace(0, 1, 11), PRESENCE_DECILES)
+    shares = np.clip(shares * PRESENCE_MEAN / shares.mean(), PRESENCE_DECILES[0], PRESENCE_DECILES[-1])
+    positives = np.rint(rng.permutation(shares) * counts).astype(int)
+    both_kinds = counts >= 2
+    return np.where(both_kinds, np.clip(positives, 1, counts - 1), positives)
+
+
+def _apportion(wanted: float, capacity: np.ndarray) -> np.ndarray:
+    """Split round(wanted) over patients in proportion to capacity, never above it (largest remainders)."""
+    total = min(round(wanted), int(capacity.sum()))
+    exact = total * capacity / max(capacity.sum(), 1)
+    given = np.floor(exact).astype(int)
+    for i in np.argsort(given - exact, kind="stable")[: total - given.sum()]:
+        given[i] += 1
+    return given
+
+
+def _stratified_scores(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Normal scores in random order at the midpoints of the patients' shares of all positive frames.
+
+    Weighting makes the frames, not the patients, follow the normal distribution.
+    """
+    order = rng.permutation(len(weights))
+    middles = (np.cumsum(weights[order]) - weights[order] / 2) / weights.sum()
+    scores = np.empty(len(weights))
+    scores[order] = [NormalDist().inv_cdf(middle) for middle in middles]
+    return scores

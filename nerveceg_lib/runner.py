@@ -1,0 +1,159 @@
+"""Run the notebooks in order with papermill: one folder a run, a marker a finished stage."""
+
+import ast
+import hashlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import papermill
+import yaml
+from nbclient.exceptions import DeadKernelError
+from papermill.exceptions import PapermillExecutionError
+
+from nerveceg_lib.errors import InputError
+from nerveceg_lib.files import read_json, write_json
+from nerveceg_lib.paths import STAGES, artefact_root, run_dir, show
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+NOTEBOOKS = REPOSITORY / "notebooks"
+PROFILES = REPOSITORY / "params"
+
+
+class StageFailed(RuntimeError):
+    """A notebook stopped: the message names notebook, cell and error; `exit_code` is the process's."""
+
+    def __init__(self, message: str, exit_code: int = 1):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def run(profile: str, overrides: dict[str, str], only: list[str], resume: bool) -> Path:
+    """Run the stages `only` (two-digit numbers; empty = all) and return the run's folder.
+
+    Parameters are the notebooks' defaults, then `params/<profile>.yaml`, then `overrides` (YAML scalars).
+    With `resume`, stages with a matching marker are skipped and training goes on from its last checkpoint.
+    Raises InputError for unknown names and wrong types, StageFailed for the first notebook that fails.
+    """
+    stages = [stage for stage in STAGES if not only or stage[:2] in only]
+    if unknown := sorted(set(only) - {stage[:2] for stage in STAGES}):
+        raise InputError(f"--only: no notebook {unknown}, expected some of {[s[:2] for s in STAGES]}")
+    defaults = {stage: notebook_parameters(stage) for stage in STAGES}
+    chosen = _merge(load_profile(profile), overrides, defaults)
+    os.environ["NERVECEG_RUNS"] = str(artefact_root())  # the kernels work in notebooks/
+    folder = run_dir(chosen["run"])
+    folder.mkdir(parents=True, exist_ok=True)
+    fingerprint = _library_hash() + _data_hash(chosen["data_dir"])
+    for stage in STAGES:
+        parameters = {name: chosen[name] for name in defaults[stage]}
+        fingerprint = _stage_hash(fingerprint, stage, parameters)
+        if stage in stages:
+            _run_stage(stage, parameters, folder, fingerprint, resume)
+    _collect_metrics(folder)
+    return folder
+
+
+def load_profile(profile: str) -> dict:
+    """The parameters of `params/<profile>.yaml`, or of a YAML file given by path."""
+    path = Path(profile) if profile.endswith((".yaml", ".yml")) else PROFILES / f"{profile}.yaml"
+    if not path.is_file():
+        known = sorted(p.stem for p in PROFILES.glob("*.yaml"))
+        raise InputError(f"--profile: expected one of {known} or a YAML file, found {profile!r}")
+    content = yaml.safe_load(path.read_text()) or {}
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected `name: value` lines, found {type(content).__name__}")
+    return content
+
+
+def notebook_parameters(stage: str) -> dict[str, object]:
+    """Names and defaults in the cell tagged `parameters` of a notebook."""
+    found = papermill.inspect_notebook(NOTEBOOKS / f"{stage}.ipynb")
+    return {name: ast.literal_eval(entry["default"]) for name, entry in found.items()}
+
+
+def _merge(profile: dict, overrides: dict[str, str], defaults: dict[str, dict]) -> dict:
+    merged = {name: value for parameters in defaults.values() for name, value in parameters.items()}
+    given = profile | {name: yaml.safe_load(value) for name, value in overrides.items()}
+    for name, value in given.items():
+        if name not in merged:
+            raise InputError(f"{name}: no notebook has this parameter, expected one of {sorted(merged)}")
+        wanted = type(merged[name])
+        if wanted is float and type(value) is int:
+            value = float(value)
+        if wanted is str and name in overrides:
+            value = overrides[name]
+        if type(value) is not wanted:
+            raise InputError(f"{name}: expected {wanted.__name__}, found {value!r} ({type(value).__name__})")
+        merged[name] = value
+    if merged["data_dir"] != "auto":
+        merged["data_dir"] = str(Path(merged["data_dir"]).expanduser().absolute())
+    return merged
+
+
+def _run_stage(stage: str, parameters: dict, folder: Path, fingerprint: str, resume: bool) -> None:
+    marker = folder / stage / "done.json"
+    number = f"[{STAGES.index(stage) + 1}/{len(STAGES)}] {stage}"
+    if resume and marker.exists() and read_json(marker)["fingerprint"] == fingerprint:
+        print(f"{number}: done before, skipped", flush=True)
+        return
+    marker.unlink(missing_ok=True)
+    print(f"{number}", flush=True)
+    start = time.monotonic()
+    if "resume" in parameters:
+        parameters = parameters | {"resume": resume}
+    _execute(stage, parameters, folder / f"{stage}.ipynb")
+    seconds = time.monotonic() - start
+    write_json(marker, {"fingerprint": fingerprint, "parameters": parameters, "seconds": round(seconds, 1)})
+    print(f"{number}: done in {seconds:.0f} s", flush=True)
+
+
+def _execute(stage: str, parameters: dict, output: Path) -> None:
+    try:
+        papermill.execute_notebook(
+            NOTEBOOKS / f"{stage}.ipynb",
+            output,
+            parameters,
+            cwd=NOTEBOOKS,
+            progress_bar=sys.stderr.isatty(),
+            stdout_file=sys.stdout,
+            kernel_name="python3",
+            extra_arguments=["--log-level=ERROR"],  # else each kernel warns of its unencrypted local socket
+        )
+    except PapermillExecutionError as error:
+        where = f"{stage}, cell {error.cell_index + 1}"
+        message = f"{where}: {error.ename}: {error.evalue}\n  executed notebook: {show(output)}"
+        raise StageFailed(message, 2 if error.ename == "InputError" else 1) from error
+    except DeadKernelError as error:
+        raise StageFailed(f"{stage}: the kernel died (out of memory, or killed); go on with --resume") from error
+
+
+def _library_hash() -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted((REPOSITORY / "nerveceg_lib").rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _data_hash(data_dir: str) -> str:
+    """Names, sizes and times of the data files, so that changed data is noticed without reading them."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted(Path(data_dir).glob("t*/*.tif")) if data_dir != "auto" else []:
+        digest.update(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}".encode())
+    return digest.hexdigest()
+
+
+def _stage_hash(previous: str, stage: str, parameters: dict) -> str:
+    """Chained over the stages, because each reads what the ones before it wrote."""
+    notebook = nbformat.read(NOTEBOOKS / f"{stage}.ipynb", as_version=4)
+    code = [cell["source"] for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    shaping = {name: value for name, value in parameters.items() if name != "resume"}
+    content = json.dumps([previous, code, shaping], sort_keys=True)
+    return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
+
+
+def _collect_metrics(folder: Path) -> None:
+    found = {path.parent.name: read_json(path) for path in sorted(folder.glob("*/metrics.json"))}
+    write_json(folder / "metrics.json", found)

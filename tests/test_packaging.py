@@ -1,0 +1,60 @@
+"""pyproject.toml, constraints.txt and environment.yml must say the same, and no CUDA-only package slips in."""
+
+import ast
+import importlib.metadata
+import tomllib
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from tests.conftest import REPOSITORY
+
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+REQUIREMENTS = [Requirement(r) for r in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]]
+PINS = {
+    name.lower().replace("_", "-"): Version(version)
+    for name, _, version in (line.partition("==") for line in (REPOSITORY / "constraints.txt").read_text().split("\n"))
+    if version
+}
+
+
+@pytest.mark.parametrize("requirement", REQUIREMENTS, ids=lambda r: r.name)
+def test_every_dependency_is_pinned_installed_and_allowed(requirement):
+    pin = PINS[requirement.name]
+    assert pin in requirement.specifier
+    assert Version(importlib.metadata.version(requirement.name)).public == pin.public
+
+
+def test_environment_installs_the_package_with_the_same_pins():
+    environment = yaml.safe_load((REPOSITORY / "environment.yml").read_text())
+    python, pip_name, pip = environment["dependencies"]
+    assert Version(python.removeprefix("python=")) in Requirement(f"x{PROJECT['requires-python']}").specifier
+    assert pip_name == "pip" and pip["pip"] == ["-c constraints.txt", "-e .[test]"]
+
+
+def test_torchvision_is_neither_pinned_nor_imported():
+    assert "torchvision" not in PINS
+    for path in (REPOSITORY / "nerveceg_lib").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not any(name.split(".")[0] == "torchvision" for name in names), path
+
+
+def test_leaves_import_no_sibling():
+    leaves = {"rle": {"errors"}, "losses": {"errors"}, "metrics": set(), "models": {"errors", "models"}}
+    leaves["phantom"] = {"errors", "phantom"}
+    for leaf, allowed in leaves.items():
+        for path in (REPOSITORY / "nerveceg_lib").glob(f"{leaf}*"):
+            for file in [path] if path.suffix == ".py" else path.glob("*.py"):
+                tree = ast.walk(ast.parse(file.read_text()))
+                modules = [node.module for node in tree if isinstance(node, ast.ImportFrom) and node.module]
+                used = {m.split(".")[1] for m in modules if m.startswith("nerveceg_lib.")}
+                assert used <= allowed, file
+
+
+def test_modules_stay_thin():
+    for path in (REPOSITORY / "nerveceg_lib").rglob("*.py"):
+        assert len(path.read_text().splitlines()) <= 300, path

@@ -1,0 +1,130 @@
+"""The six notebooks as a user runs them, at a tiny size: to the end, killed and resumed, and on given masks."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+
+from nerveceg_lib import rle
+from nerveceg_lib.data import layout
+from nerveceg_lib.data.phantom_set import write_phantom
+from nerveceg_lib.paths import STAGES
+from nerveceg_lib.submission import validate_submission
+from tests.conftest import REPOSITORY, SHARED
+
+pytestmark = pytest.mark.slow
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "nerveceg_lib", "run", "--profile", "tests/tiny.yaml", *arguments]
+
+
+def run(root, *arguments, check=True):
+    environment = os.environ | {"NERVECEG_RUNS": str(root)}
+    done = subprocess.run(command(*arguments), cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    root = tmp_path_factory.mktemp("pipeline")
+    return root, run(root)
+
+
+def test_all_six_notebooks_end_in_a_valid_submission(finished):
+    root, done = finished
+    folder = root / "tiny"
+    assert [(folder / f"{stage}.ipynb").exists() for stage in STAGES] == [True] * 6
+    data = next(root.glob("phantom-*"))
+    table = validate_submission(folder / STAGES[5] / "submission.csv", data / "sample_submission.csv")
+    assert len(table) == 10
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert set(metrics) == set(STAGES)
+    assert 0 <= metrics[STAGES[3]]["score"] <= 1
+    assert "[6/6] 06_submission_rle: done" in done.stdout and "submission.csv" in done.stdout
+    assert not list(folder.rglob("*.ckpt")), "progress checkpoints are cleared once the network is saved"
+
+
+def test_resume_of_a_finished_run_does_nothing_again(finished):
+    root, _ = finished
+    done = run(root, "--resume")
+    assert done.stdout.count("done before, skipped") == 6
+
+
+def test_same_command_twice_gives_the_same_submission_and_score(finished, tmp_path):
+    root, _ = finished
+    shutil.copytree(next(root.glob("phantom-*")), tmp_path / next(root.glob("phantom-*")).name)
+    run(tmp_path)
+    for file in (f"{STAGES[5]}/submission.csv", "metrics.json", f"{STAGES[3]}/heldout.csv"):
+        assert (tmp_path / "tiny" / file).read_bytes() == (root / "tiny" / file).read_bytes(), file
+
+
+def test_killed_training_goes_on_from_its_last_checkpoint(finished, tmp_path):
+    root, _ = finished
+    shutil.copytree(root, tmp_path / "runs")
+    folder = tmp_path / "runs" / "tiny"
+    long = ("-p", "segmenter_epochs", "12", "--only", "03", "--resume")
+    environment = os.environ | {"NERVECEG_RUNS": str(tmp_path / "runs")}
+    process = subprocess.Popen(
+        command(*long), cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    for line in process.stdout:
+        if line.startswith("epoch 3/12"):
+            break
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    time.sleep(3)  # the orphaned kernel notices within a second that its parent is gone
+    assert (folder / STAGES[2] / "last.ckpt").exists()
+    done = run(tmp_path / "runs", *long)
+    assert "resumed after epoch" in done.stdout
+    curves = pd.read_csv(folder / STAGES[2] / "curves.csv")
+    assert curves["epoch"].tolist() == list(range(1, 13))
+
+
+def test_given_masks_go_through_01_and_06(tmp_path):
+    """Own masks, no network: a folder in competition layout whose masks are submitted as they are."""
+    data = tmp_path / "data set"
+    write_phantom(data, subjects=6, frames_per_subject=6, test_frames=6, workers=1, progress=False)
+    arguments = ["-p", "data_dir", str(data), "-p", "masks_csv", str(data / "solution.csv"), "--only", "01,06"]
+    run(tmp_path / "runs", *arguments)
+    submission = (tmp_path / "runs" / "tiny" / STAGES[5] / "submission.csv").read_text()
+    assert submission == (data / "solution.csv").read_text()
+
+
+def test_the_real_masks_go_through_01_and_06(tmp_path):
+    """All 3,716 real strings against our encoder, in a folder of phantom frames under the real masks."""
+    table = SHARED / "data" / "kaggle-facts" / "real_masks_rle.csv"
+    if not table.exists():
+        pytest.skip(f"needs {table.name} of the shared data")
+    masks = pd.read_csv(table, keep_default_na=False)
+    data = tmp_path / "data"
+    write_phantom(data, subjects=1, frames_per_subject=2, test_frames=20, workers=1, progress=False)
+    frame = (data / "train" / "1_1.tif").rename(tmp_path / "frame.tif")
+    shutil.rmtree(data / "train")
+    (data / "train").mkdir()
+    for subject, image, pixels in masks.itertuples(index=False):
+        os.link(frame, layout.image_path(data, subject, image))
+        layout.write_mask(layout.mask_path(data, subject, image), rle.decode(pixels))
+    shutil.copy(table, data / "train_masks.csv")  # with its CRLF line ends
+    layout.write_test_tables(data, list(enumerate(masks["pixels"][:20], start=1)))
+    arguments = ["-p", "data_dir", str(data), "-p", "masks_csv", str(data / "solution.csv"), "--only", "01,06"]
+    done = run(tmp_path / "runs", *arguments)
+    assert "masks: 3716  equal to train_masks.csv: 3716" in done.stdout
+    submission = (tmp_path / "runs" / "tiny" / STAGES[5] / "submission.csv").read_text()
+    assert submission == (data / "solution.csv").read_text()
+
+
+def test_broken_frame_is_named_and_nothing_after_it_runs(tmp_path):
+    data = tmp_path / "data"
+    write_phantom(data, subjects=6, frames_per_subject=6, test_frames=0, workers=1, progress=False)
+    (data / "train" / "2_3.tif").write_bytes(b"II*\0broken")
+    done = run(tmp_path / "runs", "-p", "data_dir", str(data), check=False)
+    assert done.returncode == 2
+    assert "2_3.tif" in done.stderr and "[2/6]" not in done.stdout
