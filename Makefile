@@ -27,7 +27,7 @@ bench: setup
 
 # Refresh the stored outputs after a change: look at the diff before you commit it.
 notebooks: setup
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+	$(BIN)/jupyter nbconvert --to notebook --execute --coalesce-streams --inplace notebooks/*.ipynb
 
 clean:
 	rm -rf runs .pytest_cache .ruff_cache .hypothesis
