@@ -19,7 +19,7 @@ demo: setup
 test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile tests
 	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 600 -x notebooks
 
 bench: setup

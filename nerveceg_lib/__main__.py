@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from nerveceg_lib.paths import STAGES, show
+    from nerveceg_lib.paths import STAGES, STUDIES, show
     from nerveceg_lib.runner import StageFailed, run
 
     only = [number for number in options.only.split(",") if number]
@@ -57,7 +57,7 @@ def _run(options: argparse.Namespace) -> int:
     except StageFailed as failure:
         print(f"failed: {failure}", file=sys.stderr)
         return failure.exit_code
-    _print_summary(folder, [show(folder / f"{stage}.ipynb") for stage in STAGES])
+    _print_summary(folder, [show(folder / f"{stage}.ipynb") for stage in (*STAGES, *STUDIES)])
     return 0
 
 

@@ -1,8 +1,25 @@
 """The one exception for mistakes a user can fix."""
 
+from collections.abc import Iterable
+
 
 class InputError(ValueError):
     """Bad input: the message names the file or parameter, what was found and what was expected.
 
     The command line prints the message without a traceback and exits with code 2.
     """
+
+
+def one_of(name: str, value: object, allowed: Iterable) -> object:
+    """Return `value` if it is among `allowed`. Raises InputError that names the parameter `name` and the choice."""
+    allowed = list(allowed)
+    if value not in allowed:
+        raise InputError(f"{name}: expected one of {allowed}, found {value!r}")
+    return value
+
+
+def at_least(least: int, **given: int) -> None:
+    """Raise InputError for the first of the parameters `given` by name that is below `least`."""
+    for name, value in given.items():
+        if value < least:
+            raise InputError(f"{name}: expected {least} or more, found {value}")

@@ -1,6 +1,6 @@
 """Run trained networks over frames, in batches and constant memory. Models are passed in."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import cv2
 import numpy as np
@@ -16,8 +16,12 @@ from nerveceg_lib.data.dataset import resize_frames, to_input
 def predict_presence(
     model: nn.Module, frames: np.ndarray, rows: np.ndarray, size: tuple[int, int], batch_size: int = 32
 ) -> np.ndarray:
-    """P(nerve) of frames `rows` of `frames` (N, 420, 580) uint8, resized to `size`: float32 (len(rows),)."""
-    probability = [logits.sigmoid() for logits in _logits(model, frames, rows, size, batch_size, "presence")]
+    """P(nerve) of frames `rows` of `frames` (N, 420, 580) uint8, resized to `size`: float32 (len(rows),).
+
+    `model` is a classifier, or a segmenter with a presence head of its own.
+    """
+    stage = getattr(model.eval(), "presence_logit", model)
+    probability = [logits.sigmoid() for logits in _logits(stage, frames, rows, size, batch_size, "presence")]
     return torch.cat(probability).numpy() if probability else np.empty(0, np.float32)
 
 
@@ -29,7 +33,7 @@ def predict_masks(
     Probabilities are resized back, then cut at 0.5, so that the border is not a staircase.
     """
     height, width = frames.shape[1:]
-    for logits in _logits(model, frames, rows, size, batch_size, "masks"):
+    for logits in _logits(model.eval(), frames, rows, size, batch_size, "masks"):
         for probability in logits.sigmoid().squeeze(1).numpy():  # (h, w)
             full = cv2.resize(probability, (width, height), interpolation=cv2.INTER_LINEAR)
             yield (full > 0.5).astype(np.uint8)
@@ -48,10 +52,14 @@ def mask_table(masks: Iterator[np.ndarray], rows: np.ndarray, truth: np.ndarray 
 
 
 def _logits(
-    model: nn.Module, frames: np.ndarray, rows: np.ndarray, size: tuple[int, int], batch_size: int, what: str
+    stage: Callable[[torch.Tensor], torch.Tensor],
+    frames: np.ndarray,
+    rows: np.ndarray,
+    size: tuple[int, int],
+    batch_size: int,
+    what: str,
 ) -> Iterator[torch.Tensor]:
-    model = model.eval().to(memory_format=torch.channels_last)
     for start in tqdm(range(0, len(rows), batch_size), what, mininterval=5):
         batch = to_input(resize_frames(frames, rows[start : start + batch_size], size))
         with torch.inference_mode():
-            yield model(batch.contiguous(memory_format=torch.channels_last))
+            yield stage(batch.contiguous(memory_format=torch.channels_last))

@@ -1,35 +1,124 @@
-"""Losses on logits. `target` has the logits' shape, values in 0..1; each returns the mean over the batch."""
+"""Losses on logits, whose shape (B, 1, H, W) `target` shares, values in 0..1.
+
+Each returns a scalar: pixel losses (bce, focal, boundary_bce) the mean over all pixels, overlap losses (dice,
+tversky, focal_tversky, lovasz_hinge) the mean over frames, one frame at a time. All compute in float32 or wider
+and raise ValueError for shapes that differ. Every docstring says what an **empty** mask does.
+"""
 
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 
-from nerveceg_lib.errors import InputError
+from nerveceg_lib.errors import one_of
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def bce(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Binary cross-entropy over all pixels; on an empty mask it pushes every pixel to background."""
-    _check(logits, target)
+    """Binary cross-entropy. Empty mask: every pixel is pushed to background."""
+    logits, target = _wide(logits, target)
     return F.binary_cross_entropy_with_logits(logits, target)
 
 
-def dice(logits: torch.Tensor, target: torch.Tensor, smooth: float = 1.0) -> torch.Tensor:
-    """1 - soft Dice of each frame (Milletari et al. 2016, arXiv:1606.04797), in float32.
+def focal(logits: torch.Tensor, target: torch.Tensor, positive: float = 0.25, gamma: float = 2.0) -> torch.Tensor:
+    """Focal loss (Lin et al. 2017, arXiv:1708.02002): cross-entropy times (1 - p of the true class) ** gamma.
 
-    Soft Dice = (2 sum(p t) + smooth) / (sum(p) + sum(t) + smooth): on an empty mask it falls from 1
-    towards smooth / (sum(p) + smooth), so its gradient almost vanishes unless hardly any pixel is drawn.
+    `positive` weighs nerve pixels, 1 - `positive` the background. Empty mask: like `bce`, but pixels that are
+    background beyond doubt already weigh nothing.
     """
-    _check(logits, target)
-    probability = logits.float().sigmoid().flatten(1)  # (B, pixels)
-    truth = target.float().flatten(1)
-    overlap = (probability * truth).sum(1)
-    total = probability.sum(1) + truth.sum(1)
-    return (1 - (2 * overlap + smooth) / (total + smooth)).mean()
+    logits, target = _wide(logits, target)
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    probability = logits.sigmoid()
+    wrong = probability * (1 - target) + (1 - probability) * target
+    weight = positive * target + (1 - positive) * (1 - target)
+    return (weight * wrong**gamma * entropy).mean()
+
+
+def boundary_bce(logits: torch.Tensor, target: torch.Tensor, width: int = 5, strength: float = 4.0) -> torch.Tensor:
+    """`bce` with the weights of `boundary_weights`, in the manner of Ronneberger et al. 2015, eq. 2.
+
+    Empty mask: there is no boundary, so it is `bce`.
+    """
+    logits, target = _wide(logits, target)
+    return F.binary_cross_entropy_with_logits(logits, target, boundary_weights(target, width, strength))
+
+
+def boundary_weights(target: torch.Tensor, width: int = 5, strength: float = 4.0) -> torch.Tensor:
+    """1 far from the outline, rising within `width` px to 1 + `strength` * width / (width + 1) on either side of it.
+
+    The rise comes from smoothing by erosion: nerve and background are each averaged over 0 to `width` erosions,
+    which leaves 1 deep inside a region and 1 / (width + 1) at its rim. The frame's edge is no outline.
+    """
+    depth = torch.zeros_like(target)
+    for region in (target, 1 - target):
+        smooth = eroded = region
+        for _ in range(width):
+            eroded = -F.max_pool2d(-eroded, kernel_size=3, stride=1, padding=1)
+            smooth = smooth + eroded
+        depth = depth + region * smooth / (width + 1)
+    return 1 + strength * (1 - depth)
+
+
+def dice(logits: torch.Tensor, target: torch.Tensor, smooth: float = 1.0) -> torch.Tensor:
+    """1 - soft Dice (Milletari et al. 2016, arXiv:1606.04797): `tversky` with both weights one half.
+
+    Soft Dice = (2 sum(p t) + smooth) / (sum(p) + sum(t) + smooth). Empty mask: it falls from 1 towards smooth /
+    (sum(p) + smooth), so its gradient almost vanishes unless hardly any pixel is drawn.
+    """
+    return tversky(logits, target, false_positive=0.5, false_negative=0.5, smooth=smooth / 2)
+
+
+def tversky(
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    false_positive: float = 0.3,
+    false_negative: float = 0.7,
+    smooth: float = 1.0,
+) -> torch.Tensor:
+    """1 - Tversky index (Salehi et al. 2017, arXiv:1706.05721); each weight is named by what it penalises.
+
+    Index = (TP + smooth) / (TP + false_positive * FP + false_negative * FN + smooth), TP = sum(p t) and so on.
+    Empty mask: 1 - smooth / (false_positive * sum(p) + smooth), as weak a gradient as `dice` has.
+    """
+    return (1 - _tversky_index(logits, target, false_positive, false_negative, smooth)).mean()
+
+
+def focal_tversky(
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    false_positive: float = 0.3,
+    false_negative: float = 0.7,
+    gamma: float = 0.75,
+    smooth: float = 1.0,
+) -> torch.Tensor:
+    """(1 - Tversky index) ** gamma (Abraham & Khan 2019, arXiv:1810.07842, whose 1 / gamma is 3/4).
+
+    Empty mask: as `tversky`, to the power gamma. The power's slope is infinite at 0, so a frame that is
+    right to one part in a million has no gradient.
+    """
+    index = _tversky_index(logits, target, false_positive, false_negative, smooth)
+    return ((1 - index).clamp_min(1e-6) ** gamma).mean()
+
+
+def lovasz_hinge(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Lovasz extension of the Jaccard loss over hinge errors (Berman et al. 2018, arXiv:1705.08790, eq. 8-9).
+
+    Wants a 0/1 target and cuts a soft one at one half. Empty mask: the hinge error of the worst pixel alone.
+    """
+    logits, target = _wide(logits.flatten(1), target.flatten(1))
+    truth = (target > 0.5).to(logits)
+    errors = 1 - logits * (2 * truth - 1)  # (B, pixels)
+    errors, order = errors.sort(dim=1, descending=True)
+    truth = truth.gather(1, order)
+    total = truth.sum(dim=1, keepdim=True)
+    jaccard = 1 - (total - truth.cumsum(1)) / (total + (1 - truth).cumsum(1))  # loss if the first k are wrong
+    step = jaccard.diff(dim=1, prepend=torch.zeros_like(total))
+    return (errors.relu() * step).sum(1).mean()
 
 
 def bce_dice(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Sum of `bce` and `dice`: steady pixel gradients with a per-frame overlap goal."""
+    """Sum of `bce` and `dice`: steady pixel gradients with a per-frame overlap goal. Empty mask: mostly `bce`."""
     return bce(logits, target) + dice(logits, target)
 
 
@@ -39,20 +128,28 @@ def coverage(maps: list[torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
     return torch.stack(losses).mean()
 
 
-SEGMENTATION_LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
-    "bce": bce,
-    "dice": dice,
-    "bce_dice": bce_dice,
+SEGMENTATION_LOSSES: dict[str, Loss] = {
+    loss.__name__: loss for loss in (bce, dice, bce_dice, tversky, focal_tversky, focal, lovasz_hinge, boundary_bce)
 }
 
 
-def segmentation_loss(name: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+def segmentation_loss(name: str) -> Loss:
     """The loss registered under `name`. Raises InputError with the list for an unknown name."""
-    if name not in SEGMENTATION_LOSSES:
-        raise InputError(f"loss: expected one of {sorted(SEGMENTATION_LOSSES)}, found {name!r}")
-    return SEGMENTATION_LOSSES[name]
+    return SEGMENTATION_LOSSES[one_of("loss", name, SEGMENTATION_LOSSES)]
 
 
-def _check(logits: torch.Tensor, target: torch.Tensor) -> None:
+def _tversky_index(logits, target, false_positive: float, false_negative: float, smooth: float) -> torch.Tensor:
+    logits, target = _wide(logits.flatten(1), target.flatten(1))  # (B, pixels)
+    probability = logits.sigmoid()
+    hit = (probability * target).sum(1)
+    extra = (probability * (1 - target)).sum(1)
+    missed = ((1 - probability) * target).sum(1)
+    return (hit + smooth) / (hit + false_positive * extra + false_negative * missed + smooth)
+
+
+def _wide(logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both in float32 or wider: sums over a frame's pixels overflow half precision's eight bits."""
     if logits.shape != target.shape:
         raise ValueError(f"logits {tuple(logits.shape)} and target {tuple(target.shape)} differ in shape")
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    return logits.to(wide), target.to(wide)

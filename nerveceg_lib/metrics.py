@@ -1,15 +1,33 @@
-"""The competition's Dice and what its mean is made of."""
+"""The competition's Dice, what its mean is made of, and how sure one can be of a mean."""
 
 import numpy as np
 
 
 def dice(prediction: np.ndarray, truth: np.ndarray) -> float:
     """Dice of two masks (H, W), non-zero = nerve; two empty masks score 1, as the competition has it."""
-    if prediction.shape != truth.shape:
-        raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} differ in shape")
-    prediction, truth = prediction != 0, truth != 0
-    total = int(prediction.sum()) + int(truth.sum())
-    return 2 * int((prediction & truth).sum()) / total if total else 1.0
+    overlap, total = _overlap(prediction, truth)
+    return 2 * overlap / total if total else 1.0
+
+
+def iou(prediction: np.ndarray, truth: np.ndarray) -> float:
+    """Intersection over union (Jaccard index) of two masks (H, W), non-zero = nerve; two empty masks score 1."""
+    overlap, total = _overlap(prediction, truth)
+    return overlap / (total - overlap) if total else 1.0
+
+
+def patient_interval(
+    values: np.ndarray, patients: np.ndarray, draws: int = 2000, level: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean of `values` (N,), resampling whole `patients` (N,).
+
+    Frames of one patient resemble each other, so resampling frames would make the interval far too narrow.
+    """
+    groups, index = np.unique(patients, return_inverse=True)
+    sums, counts = np.bincount(index, weights=values), np.bincount(index)
+    drawn = np.random.default_rng(seed).integers(len(groups), size=(draws, len(groups)))
+    means = sums[drawn].sum(1) / counts[drawn].sum(1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
 def gated_scores(presence: np.ndarray, mask_dice: np.ndarray, drawn: np.ndarray) -> np.ndarray:
@@ -38,3 +56,10 @@ def score_parts(presence: np.ndarray, mask_dice: np.ndarray, drawn: np.ndarray) 
         "dice_true_positives": mean(np.asarray(mask_dice)[presence & drawn]),
         "dice_positives": mean(np.asarray(mask_dice)[presence]),
     }
+
+
+def _overlap(prediction: np.ndarray, truth: np.ndarray) -> tuple[int, int]:
+    if prediction.shape != truth.shape:
+        raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} differ in shape")
+    prediction, truth = prediction != 0, truth != 0
+    return int((prediction & truth).sum()), int(prediction.sum()) + int(truth.sum())

@@ -150,6 +150,19 @@ def score_bars(parts: dict[str, dict[str, float]]) -> Figure:
     return figure
 
 
+def dice_against_cost(table: pd.DataFrame) -> Figure:
+    """One point a network: `dice` with its interval (`dice_low`, `dice_high`) over `gmacs`, `name` beside it."""
+    figure, axis = plt.subplots(figsize=(7, 3.6))
+    error = [table["dice"] - table["dice_low"], table["dice_high"] - table["dice"]]
+    axis.errorbar(table["gmacs"], table["dice"], yerr=error, fmt="o", color=PREDICTION, ecolor=NEUTRAL, capsize=3)
+    for row in table.itertuples():
+        axis.annotate(row.name, (row.gmacs, row.dice), (6, 3), textcoords="offset points", fontsize=8)
+    axis.set(xscale="log", xlabel="multiply-adds a frame (billions)", ylabel="Dice on held-out positive frames")
+    axis.set_title("Accuracy against cost, with 95% intervals over patients")
+    axis.margins(x=0.2)
+    return figure
+
+
 def histogram(values: np.ndarray, xlabel: str, title: str) -> Figure:
     """Histogram of one figure a frame in 0..1, with its median."""
     figure, axis = plt.subplots(figsize=(6, 2.8))

@@ -16,7 +16,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from nerveceg_lib.errors import InputError
 from nerveceg_lib.files import read_json, write_json
-from nerveceg_lib.paths import STAGES, artefact_root, run_dir, show
+from nerveceg_lib.paths import STAGES, STUDIES, artefact_root, run_dir, show
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NOTEBOOKS = REPOSITORY / "notebooks"
@@ -32,26 +32,28 @@ class StageFailed(RuntimeError):
 
 
 def run(profile: str, overrides: dict[str, str], only: list[str], resume: bool) -> Path:
-    """Run the stages `only` (two-digit numbers; empty = all) and return the run's folder.
+    """Run the stages and studies `only` (two-digit numbers; empty = all stages) and return the run's folder.
 
     Parameters are the notebooks' defaults, then `params/<profile>.yaml`, then `overrides` (YAML scalars).
     With `resume`, stages with a matching marker are skipped and training goes on from its last checkpoint.
     Raises InputError for unknown names and wrong types, StageFailed for the first notebook that fails.
     """
-    stages = [stage for stage in STAGES if not only or stage[:2] in only]
-    if unknown := sorted(set(only) - {stage[:2] for stage in STAGES}):
-        raise InputError(f"--only: no notebook {unknown}, expected some of {[s[:2] for s in STAGES]}")
-    defaults = {stage: notebook_parameters(stage) for stage in STAGES}
+    if unknown := sorted(set(only) - {stage[:2] for stage in (*STAGES, *STUDIES)}):
+        raise InputError(f"--only: no notebook {unknown}, expected some of {[s[:2] for s in (*STAGES, *STUDIES)]}")
+    chosen_stages = [s for s in (*STAGES, *STUDIES) if s[:2] in only] if only else STAGES
+    defaults = {stage: notebook_parameters(stage) for stage in (*STAGES, *STUDIES)}
     chosen = _merge(load_profile(profile), overrides, defaults)
     os.environ["NERVECEG_RUNS"] = str(artefact_root())  # the kernels work in notebooks/
     folder = run_dir(chosen["run"])
     folder.mkdir(parents=True, exist_ok=True)
-    fingerprint = _library_hash() + _data_hash(chosen["data_dir"])
-    for stage in STAGES:
+    fingerprints = [_library_hash() + _data_hash(chosen["data_dir"])]
+    for stage in (*STAGES, *STUDIES):
         parameters = {name: chosen[name] for name in defaults[stage]}
-        fingerprint = _stage_hash(fingerprint, stage, parameters)
-        if stage in stages:
-            _run_stage(stage, parameters, folder, fingerprint, resume)
+        before = fingerprints[1] if stage in STUDIES else fingerprints[-1]  # a study reads what notebook 1 wrote
+        fingerprints.append(_stage_hash(before, stage, parameters))
+        if stage in chosen_stages:
+            number = f"[{chosen_stages.index(stage) + 1}/{len(chosen_stages)}] {stage}"
+            _run_stage(number, stage, parameters, folder, fingerprints[-1], resume)
     _collect_metrics(folder)
     return folder
 
@@ -93,9 +95,8 @@ def _merge(profile: dict, overrides: dict[str, str], defaults: dict[str, dict]) 
     return merged
 
 
-def _run_stage(stage: str, parameters: dict, folder: Path, fingerprint: str, resume: bool) -> None:
+def _run_stage(number: str, stage: str, parameters: dict, folder: Path, fingerprint: str, resume: bool) -> None:
     marker = folder / stage / "done.json"
-    number = f"[{STAGES.index(stage) + 1}/{len(STAGES)}] {stage}"
     if resume and marker.exists() and read_json(marker)["fingerprint"] == fingerprint:
         print(f"{number}: done before, skipped", flush=True)
         return

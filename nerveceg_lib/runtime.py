@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import os
+import random
 import sys
 import warnings
 
@@ -20,12 +21,16 @@ def configure(seed: int, threads: int = 0) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler announces itself on stderr
     _keep_freed_memory()
-    import lightning
+    import numpy as np
     import torch
 
     _quiet_lightning()
-    lightning.seed_everything(seed, workers=True, verbose=False)
+    # not by Lightning, whose import costs the notebooks that do not train four seconds each
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - libraries may draw from the global generator
+    torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
     # filling fresh tensors only serves to expose reads of uninitialised memory and costs a pass each
     torch.utils.deterministic.fill_uninitialized_memory = False

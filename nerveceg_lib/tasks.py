@@ -1,10 +1,11 @@
-"""The two tasks the kit trains: is a nerve present, and where is it."""
+"""The tasks the kit trains: is a nerve present, where is it, and both at once in one trunk."""
 
 import torch
 from torch import nn
 from torchmetrics.functional.classification import binary_auroc
 
 from nerveceg_lib import losses
+from nerveceg_lib.errors import InputError
 from nerveceg_lib.training import Batch, Task
 
 
@@ -21,16 +22,45 @@ def presence_task(coverage_weight: float) -> Task:
     return Task(objective, lambda model, batch: model(batch["image"]), auroc, "presence", "AUROC")
 
 
-def segmentation_task(loss: str) -> Task:
-    """The named loss of `losses.SEGMENTATION_LOSSES`; validated by mean Dice of the masks cut at 0.5."""
+def segmentation_task(loss: str, deep_supervision: bool = False) -> Task:
+    """The named loss of `losses.SEGMENTATION_LOSSES`; validated by mean Dice of the masks cut at 0.5.
+
+    With `deep_supervision` the mean loss of the coarser levels is added, for networks built with their heads.
+    """
     criterion = losses.segmentation_loss(loss)
 
     def objective(model: nn.Module, batch: Batch) -> torch.Tensor:
-        return criterion(model(batch["image"]), batch["mask"])
+        if not deep_supervision:
+            return criterion(model(batch["image"]), batch["mask"])
+        logits, coarser = model(batch["image"], deep=True)
+        return criterion(logits, batch["mask"]) + sum(criterion(c, batch["mask"]) for c in coarser) / len(coarser)
 
-    def mean_dice(drawn: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        drawn, truth = drawn.flatten(1), mask.flatten(1) > 0.5
-        total = drawn.sum(1) + truth.sum(1)
-        return torch.where(total > 0, 2 * (drawn & truth).sum(1) / total.clamp_min(1), 1.0).mean()
+    return Task(objective, lambda model, batch: model(batch["image"]) > 0, _mean_dice, "mask", "Dice")
 
-    return Task(objective, lambda model, batch: model(batch["image"]) > 0, mean_dice, "mask", "Dice")
+
+def one_trunk_task(loss: str) -> Task:
+    """Both stages of a network with a presence head: its BCE on all frames, the named mask loss on positive ones.
+
+    Validated by mean Dice on positive frames. The objective raises InputError for a network without such a head.
+    """
+    criterion = losses.segmentation_loss(loss)
+
+    def objective(model: nn.Module, batch: Batch) -> torch.Tensor:
+        if not hasattr(model, "presence_logit"):
+            raise InputError(f"one_trunk: expected a network with a presence head, found {type(model).__name__}")
+        logits, presence = model(batch["image"], presence=True)
+        total = losses.bce(presence, batch["presence"])
+        positive = batch["presence"] > 0.5
+        return total + criterion(logits[positive], batch["mask"][positive]) if positive.any() else total
+
+    def positive_dice(drawn: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        positive = mask.flatten(1).amax(1) > 0.5
+        return _mean_dice(drawn[positive], mask[positive])
+
+    return Task(objective, lambda model, batch: model(batch["image"]) > 0, positive_dice, "mask", "Dice")
+
+
+def _mean_dice(drawn: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    drawn, truth = drawn.flatten(1), mask.flatten(1) > 0.5
+    total = drawn.sum(1) + truth.sum(1)
+    return torch.where(total > 0, 2 * (drawn & truth).sum(1) / total.clamp_min(1), 1.0).mean()

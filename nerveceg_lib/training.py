@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader
 
-from nerveceg_lib.errors import InputError
+from nerveceg_lib.errors import at_least, one_of
 from nerveceg_lib.files import read_json, write_csv, write_json
 
 Batch = dict[str, torch.Tensor]
@@ -48,10 +48,8 @@ class Schedule:
     seed: int = 0
 
     def __post_init__(self):
-        if self.kind not in SCHEDULES:
-            raise InputError(f"schedule: expected one of {SCHEDULES}, found {self.kind!r}")
-        if self.epochs < 1:
-            raise InputError(f"epochs: expected 1 or more, found {self.epochs}")
+        one_of("schedule", self.kind, SCHEDULES)
+        at_least(1, epochs=self.epochs)
 
 
 class TrainingModule(L.LightningModule):

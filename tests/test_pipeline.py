@@ -14,7 +14,7 @@ import pytest
 from nerveceg_lib import rle
 from nerveceg_lib.data import layout
 from nerveceg_lib.data.phantom_set import write_phantom
-from nerveceg_lib.paths import STAGES
+from nerveceg_lib.paths import STAGES, STUDIES
 from nerveceg_lib.submission import validate_submission
 from tests.conftest import REPOSITORY, SHARED
 
@@ -86,6 +86,51 @@ def test_killed_training_goes_on_from_its_last_checkpoint(finished, tmp_path):
     assert "resumed after epoch" in done.stdout
     curves = pd.read_csv(folder / STAGES[2] / "curves.csv")
     assert curves["epoch"].tolist() == list(range(1, 13))
+
+
+@pytest.mark.parametrize(
+    ("classifier", "segmenter", "gate_from"),
+    [
+        ("resnet18", "deep-residual-unet", "classifier"),
+        ("r2unet-encoder", "r2attention-unet", "classifier"),
+        ("efficientnet-b1", "efficient-unet-b0", "segmenter"),
+    ],
+)
+def test_other_networks_go_through_all_notebooks(classifier, segmenter, gate_from, finished, tmp_path):
+    """The prepared frames are those of the finished run: no network has a say in notebook 1."""
+    shutil.copytree(finished[0], tmp_path / "runs")
+    folder = tmp_path / "runs" / "tiny"
+    (folder / STAGES[5] / "submission.csv").unlink()
+    one_trunk = str(gate_from == "segmenter").lower()
+    run(
+        tmp_path / "runs", "--only", "02,03,04,05,06", "-p", "classifier_model", classifier,
+        "-p", "segmenter_model", segmenter, "-p", "gate_from", gate_from, "-p", "one_trunk", one_trunk,
+    )  # fmt: skip
+    facts = [json.loads(path.read_text()) for path in sorted(folder.glob("0[23]*/*er.json"))]
+    assert [fact["model"] for fact in facts] == [classifier, segmenter]
+    data = next((tmp_path / "runs").glob("phantom-*"))
+    validate_submission(folder / STAGES[5] / "submission.csv", data / "sample_submission.csv")
+
+
+def test_a_gate_that_was_never_trained_is_refused(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "runs")
+    done = run(tmp_path / "runs", "--only", "04", "-p", "gate_from", "segmenter", check=False)
+    assert done.returncode == 2
+    assert "gate_from: the segmenter has no trained presence head" in done.stderr
+
+
+def test_architecture_comparison_keeps_finished_networks(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "runs")
+    study = tmp_path / "runs" / "tiny" / STUDIES[0]
+    few = ["--only", "08", "-p", "study_models", "unet,r2unet"]
+    run(tmp_path / "runs", *few)
+    assert pd.read_csv(study / "networks.csv")["name"].tolist() == ["unet", "r2unet"]
+    (study / "done.json").unlink()
+    shutil.rmtree(study / "r2unet")
+    unet = (study / "unet" / "network.pt").stat().st_mtime_ns
+    run(tmp_path / "runs", *few, "--resume")
+    assert (study / "unet" / "network.pt").stat().st_mtime_ns == unet
+    assert (study / "r2unet" / "network.pt").exists()
 
 
 def test_given_masks_go_through_01_and_06(tmp_path):

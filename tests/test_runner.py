@@ -12,7 +12,7 @@ import yaml
 from nerveceg_lib import runner
 from nerveceg_lib.__main__ import main
 from nerveceg_lib.errors import InputError
-from nerveceg_lib.paths import STAGES, find_competition_data, show, stage_dir
+from nerveceg_lib.paths import STAGES, STUDIES, find_competition_data, show, stage_dir
 from tests.conftest import REPOSITORY
 
 CODE = """\
@@ -27,10 +27,10 @@ write_json(folder / "metrics.json", {{"limit": limit}})
 
 @pytest.fixture
 def notebooks(tmp_path, monkeypatch, root):
-    """Six little notebooks with the parameters run, data_dir, limit and share."""
+    """Little notebooks with the parameters run, data_dir, limit and share."""
     folder = tmp_path / "notebooks"
     folder.mkdir()
-    for stage in STAGES:
+    for stage in (*STAGES, *STUDIES):
         book = nbformat.v4.new_notebook()
         text = 'run: str = "demo"\ndata_dir: str = "auto"\nlimit: int = 3\nshare: float = 0.5'
         cell = nbformat.v4.new_code_cell(text, metadata={"tags": ["parameters"]})
@@ -50,6 +50,20 @@ def spoil(notebooks, stage, code):
 def log(root, stage, run="demo"):
     path = root / run / stage / "log.txt"
     return path.read_text() if path.exists() else ""
+
+
+def test_studies_run_only_when_asked_and_depend_on_notebook_1_alone(notebooks, root, capsys):
+    runner.run("demo", {}, [], resume=False)
+    assert [log(root, study) for study in STUDIES] == [""] * len(STUDIES)
+    runner.run("demo", {}, ["01", "08"], resume=True)
+    assert log(root, "08_architecture_comparison") == "3;"
+    assert "[2/2] 08_architecture_comparison: done" in capsys.readouterr().out
+    spoil(notebooks, STAGES[1], "1 + 1")
+    runner.run("demo", {}, ["08"], resume=True)
+    assert log(root, "08_architecture_comparison") == "3;", "02 is not its business"
+    spoil(notebooks, STAGES[0], "1 + 1")
+    runner.run("demo", {}, ["08"], resume=True)
+    assert log(root, "08_architecture_comparison") == "3;3;"
 
 
 def test_only_and_overrides_reach_the_notebooks(notebooks, root):
@@ -152,7 +166,8 @@ def test_command_line_answers_bad_input_with_code_2_and_no_traceback(tmp_path):
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "params").glob("*.yaml")), ids=lambda p: p.stem)
 def test_shipped_profiles_fit_the_notebooks(path):
-    defaults = {name: value for stage in STAGES for name, value in runner.notebook_parameters(stage).items()}
+    cells = [runner.notebook_parameters(stage) for stage in (*STAGES, *STUDIES)]
+    defaults = {name: value for parameters in cells for name, value in parameters.items()}
     profile = yaml.safe_load(path.read_text())
     assert {name: type(value) for name, value in profile.items()} == {n: type(defaults[n]) for n in profile}
     if path.stem == "demo":

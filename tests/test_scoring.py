@@ -5,8 +5,10 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from nerveceg_lib import gate, metrics
+from nerveceg_lib.contours import contour_scores
 
 EMPTY = np.zeros((4, 4), np.uint8)
 SQUARE = np.pad(np.ones((2, 2), np.uint8), 1)
@@ -31,6 +33,73 @@ def test_dice_by_hand(prediction, truth, expected):
 def test_dice_refuses_masks_of_different_shapes():
     with pytest.raises(ValueError, match="differ in shape"):
         metrics.dice(EMPTY, EMPTY[:3])
+
+
+def test_iou_by_hand():
+    assert metrics.iou(SHIFTED, SQUARE) == pytest.approx(2 / 6)
+    assert metrics.iou(EMPTY, EMPTY) == 1.0 and metrics.iou(SQUARE, EMPTY) == 0.0
+
+
+@given(arrays(np.bool_, (4, 5)), arrays(np.bool_, (4, 5)))
+def test_iou_and_dice_say_the_same(prediction, truth):
+    dice, iou = metrics.dice(prediction, truth), metrics.iou(prediction, truth)
+    assert dice == pytest.approx(2 * iou / (1 + iou))
+
+
+def test_interval_counts_patients_not_frames():
+    rng = np.random.default_rng(0)
+    patients = np.repeat(np.arange(20), 50)
+    values = np.repeat(rng.normal(0.5, 0.1, 20), 50)  # frames of one patient all alike
+    low, high = metrics.patient_interval(values, patients)
+    spread = 1.96 * values.reshape(20, 50)[:, 0].std() / np.sqrt(20)
+    assert low == pytest.approx(values.mean() - spread, abs=0.01)
+    assert high == pytest.approx(values.mean() + spread, abs=0.01)
+    assert metrics.patient_interval(values, patients) == (low, high)
+    frame_low, frame_high = metrics.patient_interval(values, np.arange(1000))
+    assert frame_high - frame_low < 0.3 * (high - low)
+
+
+def test_interval_covers_the_truth_as_often_as_it_says():
+    rng, hits = np.random.default_rng(1), 0
+    for _ in range(200):
+        patients = np.repeat(np.arange(30), 4)
+        values = np.repeat(rng.normal(0, 1, 30), 4) + rng.normal(0, 1, 120)
+        low, high = metrics.patient_interval(values, patients, draws=400)
+        hits += low <= 0 <= high
+    assert 0.88 <= hits / 200 <= 0.99
+
+
+def block(top, left, height=10, width=10):
+    mask = np.zeros((60, 60), np.uint8)
+    mask[top : top + height, left : left + width] = 1
+    return mask
+
+
+def test_contours_that_agree_are_no_distance_apart():
+    assert contour_scores(block(20, 20), block(20, 20)) == {"hausdorff95": 0.0, "surface_dice": 1.0}
+
+
+def test_contours_shifted_aside():
+    shifted = contour_scores(block(20, 20), block(20, 27), tolerance=5)
+    assert shifted["hausdorff95"] == 7.0  # the far sides are 7 px from the other outline
+    assert 0.4 < shifted["surface_dice"] < 1
+    assert contour_scores(block(20, 20), block(20, 27), tolerance=7)["surface_dice"] == 1.0
+    assert contour_scores(block(5, 5), block(40, 40))["surface_dice"] == 0.0
+
+
+def test_hausdorff_takes_the_worse_direction_and_forgives_a_twentieth():
+    spot, both = block(20, 20), block(20, 20) | block(50, 50, 1, 1)
+    assert contour_scores(both, spot) == contour_scores(spot, both)
+    assert contour_scores(spot, both)["hausdorff95"] == 0.0  # one pixel of 37: not in the 95th percentile
+    wide = block(20, 20) | block(50, 50, 8, 8)
+    assert contour_scores(spot, wide)["hausdorff95"] > 25
+
+
+@pytest.mark.parametrize(("one", "other"), [(block(5, 5), 0 * block(0, 0)), (0 * block(0, 0), 0 * block(0, 0))])
+def test_no_contour_no_distance(one, other):
+    assert all(np.isnan(value) for value in contour_scores(one, other).values())
+    with pytest.raises(ValueError, match="differ in shape"):
+        contour_scores(one, other[:5])
 
 
 def test_score_parts_by_hand():

@@ -2,15 +2,18 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
-from nerveceg_lib import tasks, training
+from nerveceg_lib import losses, tasks, training
 from nerveceg_lib.data import cache
 from nerveceg_lib.data.dataset import FrameSet, augment, augmentation, eval_loader, train_loader
 from nerveceg_lib.errors import InputError
-from nerveceg_lib.models import build_model
+from nerveceg_lib.inference import predict_presence
+from nerveceg_lib.models import SEGMENTERS, build_model, supported
 
 SIZE = (48, 64)
 
@@ -20,8 +23,9 @@ def frames(phantom, tmp_path_factory):
     return cache.open_cache(phantom, tmp_path_factory.mktemp("cache"), progress=False)
 
 
-def positives(frames, count):
-    return FrameSet(frames, frames.index.loc[frames.index["presence"] == 1, "row"].to_numpy()[:count], SIZE)
+def positives(frames, count, repeat=1):
+    rows = frames.index.loc[frames.index["presence"] == 1, "row"].to_numpy()[:count]
+    return FrameSet(frames, np.tile(rows, repeat), SIZE)
 
 
 def train_unet(frames, folder, epochs, total=3, resume=False, stop_after=None, seed=0):
@@ -78,15 +82,58 @@ def test_cleared_progress_leaves_only_the_curves(frames, tmp_path):
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "curves.csv"), curves)
 
 
-def test_unet_overfits_eight_frames(frames, tmp_path):
+@pytest.mark.parametrize("name", [*(n for n in SEGMENTERS if "efficient" not in n), "efficient-unet-b0"])
+def test_every_segmenter_overfits_eight_frames(name, frames, tmp_path):
     torch.manual_seed(0)
-    model, some = build_model("unet", base_channels=8, depth=4), positives(frames, 8)
-    schedule = training.Schedule(epochs=120, learning_rate=0.02)
+    model, eight = build_model(name, **supported(name, base_channels=8)), positives(frames, 8)
+    ten_times = positives(frames, 8, repeat=10)
     curves = training.fit(
-        model, tasks.segmentation_task("bce_dice"), schedule, train_loader(some, 8, 0), eval_loader(some, 8),
-        lambda batch: batch, tmp_path, {},
+        model, tasks.segmentation_task("bce_dice"), training.Schedule(epochs=10, learning_rate=0.02),
+        train_loader(ten_times, 8, 0), eval_loader(eight, 8), lambda batch: batch, tmp_path, {},
     )  # fmt: skip
-    assert curves["val_metric"].max() > 0.95
+    assert curves["val_metric"].max() >= 0.98
+
+
+def test_deep_supervision_trains_a_network_too(frames, tmp_path):
+    torch.manual_seed(0)
+    model, some = build_model("unet", base_channels=4, depth=3, deep_supervision=True), positives(frames, 8)
+    task, schedule = tasks.segmentation_task("dice", deep_supervision=True), training.Schedule(40, 0.02)
+    batch = next(iter(eval_loader(some, 8)))
+    coarser = model(batch["image"], deep=True)[1]
+    plain = tasks.segmentation_task("dice").objective(model, batch)
+    assert task.objective(model, batch).item() == pytest.approx(
+        plain.item() + sum(losses.dice(c, batch["mask"]).item() for c in coarser) / len(coarser), rel=1e-5
+    )
+    curves = training.fit(
+        model, task, schedule, train_loader(some, 8, 0), eval_loader(some, 8), lambda batch: batch, tmp_path, {}
+    )
+    assert curves["val_metric"].max() > 0.6
+
+
+def test_one_trunk_learns_both_stages(frames, tmp_path):
+    torch.manual_seed(0)
+    rows = frames.index.loc[frames.index["set"] == "train", "row"].to_numpy()[:24]
+    model, some = build_model("efficient-unet-b0", dropout=0.0), FrameSet(frames, rows, SIZE)
+    curves = training.fit(
+        model, tasks.one_trunk_task("bce_dice"), training.Schedule(16, 0.005), train_loader(some, 8, 0),
+        eval_loader(some, 24), lambda batch: batch, tmp_path, {},
+    )  # fmt: skip
+    assert curves["val_metric"].max() > 0.7
+    presence = frames.index["presence"].to_numpy()[rows]
+    probability = predict_presence(model, frames.frames, rows, SIZE)
+    assert roc_auc_score(presence, probability) > 0.85
+
+
+def test_one_trunk_leaves_the_masks_of_empty_frames_alone(frames):
+    model, some = build_model("efficient-unet-b0").eval(), positives(frames, 2)
+    batch, task = next(iter(eval_loader(some, 2))), tasks.one_trunk_task("dice")
+    both = task.objective(model, batch)
+    empty = task.objective(model, batch | {"presence": torch.zeros(2)})
+    assert both > 0.5 > 0 and torch.isfinite(empty)
+    empty.backward()
+    assert model.mask.weight.grad is None and model.presence[1].weight.grad is not None
+    with pytest.raises(InputError, match="one_trunk: expected a network with a presence head, found EncoderDecoder"):
+        task.objective(build_model("unet", base_channels=4), batch)
 
 
 def test_classifier_learns_presence_with_the_coverage_loss(frames, tmp_path):

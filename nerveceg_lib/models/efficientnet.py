@@ -1,4 +1,4 @@
-"""EfficientNet (Tan & Le 2019, arXiv:1905.11946) as nerve-presence classifier."""
+"""EfficientNet (Tan & Le 2019, arXiv:1905.11946) as trunk of the presence classifier and of EfficientU-Net."""
 
 from urllib.error import URLError
 
@@ -8,56 +8,43 @@ from torch import nn
 
 from nerveceg_lib.errors import InputError
 
-COVERAGE_LEVELS = ("reduction_2", "reduction_3", "reduction_4")  # feature maps at stride 4, 8 and 16
 
+class EfficientNetTrunk(nn.Module):
+    """Image (B, in_channels, H, W), one channel or three -> features at stride 4, 8, 16 and the last; any size.
 
-class EfficientNetPresence(nn.Module):
-    """(B, 1, H, W) standardised frame -> presence logit (B,); any size.
-
-    The grey channel is expanded to the three that ImageNet weights expect. With `coverage=True` forward
-    also returns logits of the share of nerve pixels below each cell at stride 4, 8 and 16, for the
-    auxiliary loss that teaches a network trained from scratch where to look.
-
-    `pretrained` loads ImageNet weights, which needs a network or a filled cache (InputError without).
-    `dropout` acts before the last layer; `drop_connect` (stochastic depth) helps runs of many epochs and hurts
-    short ones. Padding is computed per input: the library's static padding silently fixes another geometry when the
-    size differs from the one given at construction.
+    A grey channel is expanded to the three that ImageNet weights expect. `pretrained` loads those, which needs
+    a network or a filled cache (InputError without). `drop_connect` (stochastic depth) helps runs of many
+    epochs and hurts short ones. Padding is computed per input: the library's static padding silently fixes
+    another geometry when the size differs from the one given at construction.
     """
 
-    def __init__(self, name: str, pretrained: bool = False, dropout: float = 0.2, drop_connect: float = 0.0):
+    def __init__(self, version: str, in_channels: int = 1, pretrained: bool = False, drop_connect: float = 0.0):
         super().__init__()
-        options = {"image_size": None, "dropout_rate": dropout, "drop_connect_rate": drop_connect}
-        self.net = _load_pretrained(name, options) if pretrained else EfficientNet.from_name(name, **options)
-        channels = self.net._fc.in_features
-        self.net._fc = nn.Linear(channels, 1)
+        if in_channels not in (1, 3):
+            raise InputError(f"in_channels: expected 1 (grey, expanded) or 3 for {version}, found {in_channels}")
+        options = {"image_size": None, "drop_connect_rate": drop_connect}
+        self.net = _load_pretrained(version, options) if pretrained else EfficientNet.from_name(version, **options)
         _replace_swish(self.net)
         if not pretrained:
             _prepare_for_scratch(self.net)
-        widths = self._endpoint_widths()
-        self.coverage = nn.ModuleDict({level: _coverage_head(widths[level]) for level in COVERAGE_LEVELS})
+        blocks, stride = [block._block_args for block in self.net._blocks], 2
+        reached = {}  # stride -> index of the last block there
+        for index, block in enumerate(blocks):
+            stride *= block.stride if isinstance(block.stride, int) else block.stride[0]
+            reached[stride] = index
+        self.level_widths = [blocks[index].output_filters for _, index in sorted(reached.items())]  # strides 2 to 32
+        self.widths = [*self.level_widths[1:4], self.net._fc.in_features]
+        self.net._fc = nn.Identity()
+        self.cam_layer = f"net._blocks.{reached[8]}"
 
-    def forward(self, image: torch.Tensor, coverage: bool = False):
+    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+        levels, last = self.levels(image)
+        return [*levels[1:4], last]
+
+    def levels(self, image: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Features at stride 2, 4, 8, 16, 32, and the last ones (stride 32, made wide for classification)."""
         endpoints = self.net.extract_endpoints(image.expand(-1, 3, -1, -1))
-        pooled = endpoints["reduction_6"].mean(dim=(2, 3))  # (B, C)
-        logit = self.net._fc(self.net._dropout(pooled)).squeeze(1)  # (B,)
-        if not coverage:
-            return logit
-        return logit, [self.coverage[level](endpoints[level]) for level in COVERAGE_LEVELS]
-
-    def _endpoint_widths(self) -> dict[str, int]:
-        was_training = self.training
-        with torch.no_grad():
-            endpoints = self.eval().net.extract_endpoints(torch.zeros(1, 3, 64, 64))
-        self.train(was_training)
-        return {level: features.shape[1] for level, features in endpoints.items()}
-
-
-def _coverage_head(channels: int) -> nn.Conv2d:
-    """Starts at the coverage of a typical frame (2%), so that the first steps do not go into the bias."""
-    head = nn.Conv2d(channels, 1, kernel_size=1)
-    nn.init.zeros_(head.weight)
-    nn.init.constant_(head.bias, -4.0)
-    return head
+        return [endpoints[f"reduction_{level}"] for level in range(1, 6)], endpoints["reduction_6"]
 
 
 def _load_pretrained(name: str, options: dict) -> EfficientNet:
@@ -86,12 +73,9 @@ def _prepare_for_scratch(net: EfficientNet) -> None:
     made for 350 ImageNet epochs; on short runs its statistics lag behind the weights.
     """
     for block in net._blocks:
-        if block.id_skip and block._block_args.stride in (1, [1]) and _keeps_width(block):
+        shape = block._block_args
+        if block.id_skip and shape.stride in (1, [1]) and shape.input_filters == shape.output_filters:
             nn.init.zeros_(block._bn2.weight)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 0.1
-
-
-def _keeps_width(block: nn.Module) -> bool:
-    return block._block_args.input_filters == block._block_args.output_filters
