@@ -1,11 +1,9 @@
 """Set up one process for repeatable and fast CPU work. Call it before anything imports torch."""
 
 import ctypes
-import logging
 import os
 import random
 import sys
-import warnings
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 
@@ -26,7 +24,6 @@ def configure(seed: int, threads: int = 0) -> None:
     import numpy as np
     import torch
 
-    _quiet_lightning()
     # not by Lightning, whose import costs the notebooks that do not train four seconds each
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - libraries may draw from the global generator
@@ -47,14 +44,3 @@ def _keep_freed_memory() -> None:
         libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
         libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
         libc.mallopt(_M_TOP_PAD, 1 << 26)
-
-
-def _quiet_lightning() -> None:
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    # our loaders read memory, so worker processes would only add start-up time
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
-    # a stage's folder is made before training, and a resumed one holds checkpoints
-    warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
-    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")

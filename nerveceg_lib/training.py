@@ -1,7 +1,9 @@
 """One training module for both tasks, run by Lightning. Model, objective, metric and data are passed in."""
 
 import json
+import logging
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +109,7 @@ def fit(
     the end. With `resume` it goes on from `last.ckpt`, unless that belongs to another `fingerprint`
     (JSON-safe: everything that shapes the run). Returns the learning curves: `epoch`, `loss`, `val_loss`, `val_metric`.
     """
+    _quiet_lightning()
     folder.mkdir(parents=True, exist_ok=True)
     last = folder / "last.ckpt"
     goes_on = resume and last.exists() and _belongs(folder, fingerprint)
@@ -201,3 +204,14 @@ def _belongs(folder: Path, fingerprint: dict) -> bool:
 
 def _channels_last(batch: Batch) -> Batch:
     return batch | {"image": batch["image"].contiguous(memory_format=torch.channels_last)}
+
+
+def _quiet_lightning() -> None:
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # our loaders read memory, so worker processes would only add start-up time
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    # a stage's folder is made before training, and a resumed one holds checkpoints
+    warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
