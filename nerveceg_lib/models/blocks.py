@@ -12,8 +12,6 @@ from torch import nn
 
 from nerveceg_lib.errors import InputError, at_least, one_of
 
-UPSAMPLE = ("nearest", "bilinear", "transpose")
-
 
 class DoubleConv(nn.Sequential):
     """Two 3x3 convolutions, each with batch norm and ReLU (U-Net's unit; batch norm came later)."""
@@ -101,7 +99,7 @@ class UpConv(nn.Sequential):
     """Double the size, then a 3x3 convolution (no checkerboard patterns); or a 2x2 "transpose" convolution."""
 
     def __init__(self, in_channels: int, out_channels: int, mode: str = "nearest"):
-        if one_of("upsample", mode, UPSAMPLE) == "transpose":
+        if one_of("upsample", mode, ("nearest", "bilinear", "transpose")) == "transpose":
             transposed = nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2)
             super().__init__(transposed, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
         else:
@@ -113,7 +111,7 @@ class PlainUp(nn.Upsample):
     """Double the size and keep all channels."""
 
     def __init__(self, in_channels: int, out_channels: int, mode: str = "nearest"):
-        super().__init__(scale_factor=2, mode=one_of("upsample", mode, UPSAMPLE[:2]))
+        super().__init__(scale_factor=2, mode=one_of("upsample", mode, ("nearest", "bilinear")))
         self.out_channels = in_channels
 
 
