@@ -19,7 +19,9 @@ demo: setup
 test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile tests
+	# one process a core, the two longest files first, else one core waits for the other at the end
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder \
+		tests/test_pipeline.py tests/test_training.py tests
 	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 600 -x notebooks
 
 bench: setup

@@ -88,7 +88,7 @@ def test_every_segmenter_overfits_eight_frames(name, frames, tmp_path):
     model, eight = build_model(name, **supported(name, base_channels=8)), positives(frames, 8)
     ten_times = positives(frames, 8, repeat=10)
     curves = training.fit(
-        model, tasks.segmentation_task("bce_dice"), training.Schedule(epochs=10, learning_rate=0.02),
+        model, tasks.segmentation_task("bce_dice"), training.Schedule(epochs=15, learning_rate=0.02),
         train_loader(ten_times, 8, 0), eval_loader(eight, 8), lambda batch: batch, tmp_path, {},
     )  # fmt: skip
     assert curves["val_metric"].max() >= 0.98
