@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib_inline.backend_inline import set_matplotlib_formats
-from sklearn.calibration import calibration_curve
 
 TRUTH, PREDICTION, NEUTRAL = "#56B4E9", "#E69F00", "#666666"
 METADATA = {"Software": None}  # else every matplotlib release changes every stored picture
@@ -101,6 +100,8 @@ def learning_curves(curves: pd.DataFrame, metric_name: str) -> Figure:
 
 def presence_report(presence: np.ndarray, probability: np.ndarray, threshold: float, bins: int = 8) -> Figure:
     """Histogram by true label, reliability diagram, and confusion matrix at `threshold`."""
+    from sklearn.calibration import calibration_curve  # a second to import, for this figure alone
+
     presence = np.asarray(presence).astype(bool)
     figure, (histogram, calibration, confusion) = plt.subplots(1, 3, figsize=(12, 3.4))
     edges = np.linspace(0, 1, 21)

@@ -28,7 +28,8 @@ def configure(seed: int, threads: int = 0) -> None:
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - libraries may draw from the global generator
     torch.manual_seed(seed)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # what use_deterministic_algorithms does, without its import of the compiler (two seconds a process)
+    torch.set_deterministic_debug_mode("warn")
     # filling fresh tensors only serves to expose reads of uninitialised memory and costs a pass each
     torch.utils.deterministic.fill_uninitialized_memory = False
     torch.set_num_threads(threads or int(os.environ.get("OMP_NUM_THREADS", 0)) or _cores())

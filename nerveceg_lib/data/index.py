@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold
 
 from nerveceg_lib.errors import InputError
 
@@ -63,6 +62,8 @@ def assert_no_patient_on_both_sides(frames: pd.DataFrame) -> None:
 
 
 def _group_folds(frames: pd.DataFrame, folds: int, seed: int) -> np.ndarray:
+    from sklearn.model_selection import StratifiedGroupKFold  # a second to import, and only notebook 1 splits
+
     patients = frames["subject"].nunique()
     if folds < 2 or patients < folds:
         raise InputError(f"folds: cannot cut {patients} patients into {folds} groups, expected 2 or more of each")
