@@ -20,7 +20,7 @@ def predict_presence(
 
     `model` is a classifier, or a segmenter with a presence head of its own.
     """
-    stage = getattr(model.eval(), "presence_logit", model)
+    stage = getattr(_ready(model), "presence_logit", model)
     probability = [logits.sigmoid() for logits in _logits(stage, frames, rows, size, batch_size, "presence")]
     return torch.cat(probability).numpy() if probability else np.empty(0, np.float32)
 
@@ -33,7 +33,7 @@ def predict_masks(
     Probabilities are resized back, then cut at 0.5, so that the border is not a staircase.
     """
     height, width = frames.shape[1:]
-    for logits in _logits(model.eval(), frames, rows, size, batch_size, "masks"):
+    for logits in _logits(_ready(model), frames, rows, size, batch_size, "masks"):
         for probability in logits.sigmoid().squeeze(1).numpy():  # (h, w)
             full = cv2.resize(probability, (width, height), interpolation=cv2.INTER_LINEAR)
             yield (full > 0.5).astype(np.uint8)
@@ -49,6 +49,10 @@ def mask_table(masks: Iterator[np.ndarray], rows: np.ndarray, truth: np.ndarray 
         records.append(record)
     columns = ["row", "mask_area", "pixels"] + (["mask_dice"] if truth is not None else [])
     return pd.DataFrame(records, columns=columns)
+
+
+def _ready(model: nn.Module) -> nn.Module:
+    return model.eval().to(memory_format=torch.channels_last)
 
 
 def _logits(

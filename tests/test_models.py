@@ -190,6 +190,18 @@ def test_multiply_adds_of_the_unet_by_hand():
     assert complexity.gmacs(model, torch.randn(1, 3, 64, 64)) == pytest.approx((down + up + size * width) / 1e9)
 
 
+def test_peak_memory_counts_what_is_alive_at_once():
+    def one_after_the_other():
+        torch.zeros(1024, 1024)
+        torch.zeros(1024, 1024)
+
+    def together():
+        return torch.zeros(1024, 1024), torch.zeros(1024, 1024)
+
+    assert complexity.peak_memory(one_after_the_other) == pytest.approx(4, rel=0.01)  # MiB
+    assert complexity.peak_memory(together) == pytest.approx(8, rel=0.01)
+
+
 def test_members_of_the_family_differ_by_their_blocks_alone():
     models = {name: small(name) for name in FAMILY}
     assert len({type(model) for model in models.values()}) == 1
