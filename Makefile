@@ -19,9 +19,9 @@ demo: setup
 test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	# one process a core, the two longest files first, else one core waits for the other at the end
+	# one process a core, the longest files first, else one core waits for the other at the end
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder \
-		tests/test_pipeline.py tests/test_training.py tests
+		tests/test_pipeline.py tests/test_every_network.py tests/test_models.py tests
 	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 600 -x notebooks
 
 bench: setup

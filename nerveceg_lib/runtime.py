@@ -19,7 +19,8 @@ def configure(seed: int, threads: int = 0) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler announces itself on stderr
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler announces itself on stderr, and
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # warns of memory that was there before it
     _keep_freed_memory()
     import numpy as np
     import torch

@@ -70,13 +70,13 @@ def test_killed_training_goes_on_from_its_last_checkpoint(finished, tmp_path):
     root, _ = finished
     shutil.copytree(root, tmp_path / "runs")
     folder = tmp_path / "runs" / "tiny"
-    long = ("-p", "segmenter_epochs", "12", "--only", "03", "--resume")
+    long = ("-p", "segmenter_epochs", "100", "--only", "03", "--resume")
     environment = os.environ | {"NERVECEG_RUNS": str(tmp_path / "runs")}
     process = subprocess.Popen(
         command(*long), cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
     for line in process.stdout:
-        if line.startswith("epoch 3/12"):
+        if line.startswith("epoch 3/100"):
             break
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -85,29 +85,18 @@ def test_killed_training_goes_on_from_its_last_checkpoint(finished, tmp_path):
     done = run(tmp_path / "runs", *long)
     assert "resumed after epoch" in done.stdout
     curves = pd.read_csv(folder / STAGES[2] / "curves.csv")
-    assert curves["epoch"].tolist() == list(range(1, 13))
+    assert curves["epoch"].tolist() == list(range(1, 101))
 
 
-@pytest.mark.parametrize(
-    ("classifier", "segmenter", "gate_from"),
-    [
-        ("resnet18", "deep-residual-unet", "classifier"),
-        ("r2unet-encoder", "r2attention-unet", "classifier"),
-        ("efficientnet-b1", "efficient-unet-b0", "segmenter"),
-    ],
-)
-def test_other_networks_go_through_all_notebooks(classifier, segmenter, gate_from, finished, tmp_path):
+def test_one_trunk_goes_through_all_notebooks(finished, tmp_path):
     """The prepared frames are those of the finished run: no network has a say in notebook 1."""
     shutil.copytree(finished[0], tmp_path / "runs")
     folder = tmp_path / "runs" / "tiny"
     (folder / STAGES[5] / "submission.csv").unlink()
-    one_trunk = str(gate_from == "segmenter").lower()
     run(
-        tmp_path / "runs", "--only", "02,03,04,05,06", "-p", "classifier_model", classifier,
-        "-p", "segmenter_model", segmenter, "-p", "gate_from", gate_from, "-p", "one_trunk", one_trunk,
+        tmp_path / "runs", "--only", "02,03,04,05,06", "-p", "classifier_model", "resnet18",
+        "-p", "segmenter_model", "efficient-unet-b0", "-p", "gate_from", "segmenter", "-p", "one_trunk", "true",
     )  # fmt: skip
-    facts = [json.loads(path.read_text()) for path in sorted(folder.glob("0[23]*/*er.json"))]
-    assert [fact["model"] for fact in facts] == [classifier, segmenter]
     data = next((tmp_path / "runs").glob("phantom-*"))
     validate_submission(folder / STAGES[5] / "submission.csv", data / "sample_submission.csv")
 
