@@ -63,7 +63,7 @@ def _logits(
     batch_size: int,
     what: str,
 ) -> Iterator[torch.Tensor]:
-    for start in tqdm(range(0, len(rows), batch_size), what, mininterval=5):
+    for start in tqdm(range(0, len(rows), batch_size), what, mininterval=5, delay=5):
         batch = to_input(resize_frames(frames, rows[start : start + batch_size], size))
         with torch.inference_mode():
             yield stage(batch.contiguous(memory_format=torch.channels_last))
