@@ -21,12 +21,24 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m nerveceg_lib", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help="run the notebooks in order with papermill")
-    run.add_argument("--profile", default="demo", help="demo, paper, kaggle, or a YAML file (default: demo)")
-    run.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="overrides")
+    parameters = argparse.ArgumentParser(add_help=False)
+    parameters.add_argument("--profile", default="demo", help="demo, paper, kaggle, or a YAML file (default: demo)")
+    parameters.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="overrides")
+    parameters.add_argument("--resume", action="store_true", help="skip finished stages, go on from checkpoints")
+
+    run = commands.add_parser("run", parents=[parameters], help="run the notebooks in order with papermill")
     run.add_argument("--only", default="", metavar="03,04", help="run only these notebooks")
-    run.add_argument("--resume", action="store_true", help="skip finished stages, go on from checkpoints")
     run.set_defaults(command=_run)
+
+    fit = commands.add_parser(
+        "fit",
+        parents=[parameters],
+        help="train one network without its notebook, on many devices",
+        description="Train one network of a run whose notebook 1 has run; what torchrun and SLURM start. "
+        "Example: torchrun --nproc-per-node 2 -m nerveceg_lib fit segmenter -p devices 2",
+    )
+    fit.add_argument("stage", choices=("classifier", "segmenter"))
+    fit.set_defaults(command=_fit)
 
     phantom = commands.add_parser("phantom", help="write a synthetic data set in competition layout")
     phantom.add_argument("out", type=Path)
@@ -59,6 +71,14 @@ def _run(options: argparse.Namespace) -> int:
         return failure.exit_code
     _print_summary(folder, [show(folder / f"{stage}.ipynb") for stage in (*STAGES, *STUDIES)])
     return 0
+
+
+def _fit(options: argparse.Namespace) -> None:
+    from nerveceg_lib.jobs import fit
+    from nerveceg_lib.runner import resolve_parameters
+
+    chosen, _ = resolve_parameters(options.profile, dict(options.overrides))
+    fit(options.stage, chosen, options.resume)
 
 
 def _print_summary(folder: Path, notebooks: list[str]) -> None:

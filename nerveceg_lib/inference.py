@@ -1,6 +1,13 @@
-"""Run trained networks over frames, in batches and constant memory. Models are passed in."""
+"""Run trained networks over frames: the gate first, masks for what passes it; in batches and constant memory.
 
-from collections.abc import Callable, Iterator
+Reading and resizing, networks, and bringing masks back to full size overlap: two threads work a few
+batches ahead of and behind the networks, which release Python's lock while they compute.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -9,40 +16,178 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from nerveceg_lib import metrics, rle
-from nerveceg_lib.data.dataset import resize_frames, to_input
+from nerveceg_lib import compute, metrics, rle
+from nerveceg_lib.data.dataset import to_input
+from nerveceg_lib.data.resized import resize_frames
+from nerveceg_lib.folding import fold_batch_norm
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
+Size = tuple[int, int]
+
+
+class Prediction(NamedTuple):
+    """P(nerve) of a frame, and its mask (uint8 0/1, the frame's shape), None if the gate kept it blank."""
+
+    probability: float
+    mask: np.ndarray | None
+
+
+class Stage:
+    """The networks of one stage made ready: batch norm folded, channels last, on the device, in `precision`.
+
+    Called with a batch of `read`, it gives probabilities, float32: (B,) of classifiers, (B, h, w) of segmenters.
+    Those of several networks are averaged, and with `flip` those of the mirrored frames too.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module], size: Size, precision: str = "fp32", flip: bool = False):
+        example, place = torch.zeros(1, 1, *size), {"device": compute.device(), "memory_format": torch.channels_last}
+        self.networks = [
+            fold_batch_norm(network, example.to(next(network.parameters(), example).device)).to(**place)
+            for network in networks
+        ]
+        self.size, self.precision, self.flip = size, compute.resolve_precision(precision), flip
+
+    def read(self, frames: np.ndarray) -> torch.Tensor:
+        """uint8 frames (B, H, W) -> standardised input (B, 1, h, w)."""
+        return to_input(resize_frames(frames, np.arange(len(frames)), self.size))
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        return self.average(lambda network, image: network(image), batch)
+
+    def average(self, run: Callable, batch: torch.Tensor) -> torch.Tensor:
+        """Mean probability of `run(network, image)`, logits (B,) or (B, 1, h, w), over networks and mirrorings."""
+        batch = batch.to(compute.device()).contiguous(memory_format=torch.channels_last)
+        views = [False, True] if self.flip else [False]
+        with torch.inference_mode(), compute.autocast(self.precision):
+            found = [self._probability(run, network, batch, flip) for network in self.networks for flip in views]
+        return torch.stack(found).mean(0) if len(found) > 1 else found[0]
+
+    @staticmethod
+    def _probability(run: Callable, network: nn.Module, batch: torch.Tensor, flip: bool) -> torch.Tensor:
+        probability = run(network, batch.flip(-1) if flip else batch).float().sigmoid()
+        if probability.ndim == 1:
+            return probability
+        return (probability.flip(-1) if flip else probability).squeeze(1)  # (B, h, w)
+
+
+class PresenceStage(Stage):
+    """A gate of classifiers, or of the presence heads of EfficientU-Nets."""
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        return self.average(lambda network, image: getattr(network, "presence_logit", network)(image), batch)
+
+
+class TwoNetworks:
+    """Gate and segmenters of their own: the second stage sees only frames that pass the first."""
+
+    def __init__(self, gate: PresenceStage, segmenter: Stage):
+        self.gate, self.segmenter = gate, segmenter
+
+    def read(self, frames: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs of both stages."""
+        batch = self.gate.read(frames)
+        return batch, batch if self.segmenter.size == self.gate.size else self.segmenter.read(frames)
+
+    def __call__(self, inputs: tuple[torch.Tensor, torch.Tensor], threshold: float):
+        """P(nerve) (B,), which of them are above `threshold` (B,), and mask probabilities (kept, h, w) of those."""
+        probability = self.gate(inputs[0]).cpu()
+        kept = probability > threshold
+        masks = self.segmenter(inputs[1][kept]).cpu() if kept.any() else torch.empty(0, *self.segmenter.size)
+        return probability, kept, masks
+
+
+class OneTrunk:
+    """EfficientU-Nets trained for both stages: encoder and head see every frame, the decoder those that pass."""
+
+    def __init__(self, stage: Stage):
+        self.stage, self.read = stage, stage.read
+
+    def __call__(self, batch: torch.Tensor, threshold: float):
+        """As `TwoNetworks`; the gate is the mean presence, and each network decodes what it encoded."""
+        encoded = []
+
+        def encode(network: nn.Module, image: torch.Tensor) -> torch.Tensor:
+            levels, logit = network.encode(image)
+            encoded.append((image, levels))
+            return logit
+
+        def decode(network: nn.Module, _: torch.Tensor) -> torch.Tensor:
+            image, levels = next(remembered)
+            return network.decode(image[chosen], [features[chosen] for features in levels])
+
+        probability = self.stage.average(encode, batch)
+        chosen, remembered = probability > threshold, iter(encoded)
+        masks = self.stage.average(decode, batch).cpu() if chosen.any() else torch.empty(0, *self.stage.size)
+        return probability.cpu(), chosen.cpu(), masks
+
+
+def segment(
+    system: TwoNetworks | OneTrunk, batches: Iterable[np.ndarray], threshold: float = -1.0
+) -> Iterator[Prediction]:
+    """Predictions of uint8 frames, given as an iterable of batches (B, H, W), in their order.
+
+    Masks are drawn where P(nerve) > `threshold`; the default draws all.
+    """
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as finisher:
+        inputs = ahead(reader, lambda frames: (frames.shape[1:], system.read(frames)), batches)
+        found = ((shape, *system(given, threshold)) for shape, given in inputs)
+        for predictions in ahead(finisher, _finish, found):
+            yield from predictions
+
+
+def ahead(
+    pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], depth: int = 2
+) -> Iterator[Result]:
+    """`work` of each item, in order, with at most `depth` more of them under way."""
+    waiting: deque = deque()
+    for item in items:
+        waiting.append(pool.submit(work, item))
+        if len(waiting) > depth:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def predict_presence(
-    model: nn.Module, frames: np.ndarray, rows: np.ndarray, size: tuple[int, int], batch_size: int = 32
+    model: nn.Module, frames: np.ndarray, rows: np.ndarray, size: Size, batch_size: int = 32, precision: str = "fp32"
 ) -> np.ndarray:
     """P(nerve) of frames `rows` of `frames` (N, 420, 580) uint8, resized to `size`: float32 (len(rows),).
 
     `model` is a classifier, or a segmenter with a presence head of its own.
     """
-    stage = getattr(_ready(model), "presence_logit", model)
-    probability = [logits.sigmoid() for logits in _logits(stage, frames, rows, size, batch_size, "presence")]
-    return torch.cat(probability).numpy() if probability else np.empty(0, np.float32)
+    stage = PresenceStage([model], size, precision)
+    found = [stage(stage.read(batch)).cpu() for batch in batches_of(frames, rows, batch_size, "presence")]
+    return torch.cat(found).numpy() if found else np.empty(0, np.float32)
 
 
 def predict_masks(
-    model: nn.Module, frames: np.ndarray, rows: np.ndarray, size: tuple[int, int], batch_size: int = 8
+    model: nn.Module, frames: np.ndarray, rows: np.ndarray, size: Size, batch_size: int = 8, precision: str = "fp32"
 ) -> Iterator[np.ndarray]:
-    """Yield the mask of each of `rows` in turn: uint8 0/1 of the frames' full shape (420, 580).
+    """Yield the mask of each of `rows` in turn: uint8 0/1 of the frames' full shape (420, 580)."""
+    stage = Stage([model], size, precision)
+    for batch in batches_of(frames, rows, batch_size, "masks"):
+        yield from (full_size(mask, frames.shape[1:]) for mask in stage(stage.read(batch)).cpu().numpy())
 
-    Probabilities are resized back, then cut at 0.5, so that the border is not a staircase.
+
+def batches_of(frames: np.ndarray, rows: np.ndarray, size: int, what: str) -> Iterator[np.ndarray]:
+    """Frames `rows` in batches of `size`, with a progress bar called `what` where it takes long."""
+    for start in tqdm(range(0, len(rows), size), what, mininterval=5, delay=5):
+        yield frames[rows[start : start + size]]
+
+
+def full_size(probability: np.ndarray, shape: Size) -> np.ndarray:
+    """Mask of `shape`, uint8 0/1, of probabilities (h, w): resized, then cut at 0.5, lest the border be a staircase."""
+    return (cv2.resize(probability, shape[::-1], interpolation=cv2.INTER_LINEAR) > 0.5).astype(np.uint8)
+
+
+def mask_table(masks: Iterable[np.ndarray | None], rows: np.ndarray, truth: np.ndarray | None = None) -> pd.DataFrame:
+    """One row a mask: `row`, `mask_area` (px), `pixels` (RLE), and `mask_dice` against `truth[row]` if given.
+
+    None stands for a blank mask.
     """
-    height, width = frames.shape[1:]
-    for logits in _logits(_ready(model), frames, rows, size, batch_size, "masks"):
-        for probability in logits.sigmoid().squeeze(1).numpy():  # (h, w)
-            full = cv2.resize(probability, (width, height), interpolation=cv2.INTER_LINEAR)
-            yield (full > 0.5).astype(np.uint8)
-
-
-def mask_table(masks: Iterator[np.ndarray], rows: np.ndarray, truth: np.ndarray | None = None) -> pd.DataFrame:
-    """One row a mask: `row`, `mask_area` (px), `pixels` (RLE), and `mask_dice` against `truth[row]` if given."""
     records = []
     for row, mask in zip(rows, masks, strict=True):
+        mask = np.zeros(rle.FRAME_SHAPE, np.uint8) if mask is None else mask
         record = {"row": row, "mask_area": int(mask.sum()), "pixels": rle.encode(mask)}
         if truth is not None:
             record["mask_dice"] = metrics.dice(mask, truth[row])
@@ -51,19 +196,24 @@ def mask_table(masks: Iterator[np.ndarray], rows: np.ndarray, truth: np.ndarray 
     return pd.DataFrame(records, columns=columns)
 
 
-def _ready(model: nn.Module) -> nn.Module:
-    return model.eval().to(memory_format=torch.channels_last)
+def prediction_table(
+    predictions: Iterable[Prediction], rows: np.ndarray, truth: np.ndarray | None = None
+) -> pd.DataFrame:
+    """As `mask_table`, with the column `probability`."""
+    probability = []
+
+    def masks() -> Iterator[np.ndarray | None]:
+        for prediction in predictions:
+            probability.append(prediction.probability)
+            yield prediction.mask
+
+    return mask_table(masks(), rows, truth).assign(probability=probability)
 
 
-def _logits(
-    stage: Callable[[torch.Tensor], torch.Tensor],
-    frames: np.ndarray,
-    rows: np.ndarray,
-    size: tuple[int, int],
-    batch_size: int,
-    what: str,
-) -> Iterator[torch.Tensor]:
-    for start in tqdm(range(0, len(rows), batch_size), what, mininterval=5, delay=5):
-        batch = to_input(resize_frames(frames, rows[start : start + batch_size], size))
-        with torch.inference_mode():
-            yield stage(batch.contiguous(memory_format=torch.channels_last))
+def _finish(found: tuple) -> list[Prediction]:
+    shape, probability, kept, masks = found
+    drawn = iter(masks.numpy())
+    return [
+        Prediction(float(p), full_size(next(drawn), shape) if keep else None)
+        for p, keep in zip(probability, kept, strict=True)
+    ]

@@ -41,14 +41,13 @@ def run(profile: str, overrides: dict[str, str], only: list[str], resume: bool) 
     if unknown := sorted(set(only) - {stage[:2] for stage in (*STAGES, *STUDIES)}):
         raise InputError(f"--only: no notebook {unknown}, expected some of {[s[:2] for s in (*STAGES, *STUDIES)]}")
     chosen_stages = [s for s in (*STAGES, *STUDIES) if s[:2] in only] if only else STAGES
-    defaults = {stage: notebook_parameters(stage) for stage in (*STAGES, *STUDIES)}
-    chosen = _merge(load_profile(profile), overrides, defaults)
+    chosen, names = resolve_parameters(profile, overrides)
     os.environ["NERVECEG_RUNS"] = str(artefact_root())  # the kernels work in notebooks/
     folder = run_dir(chosen["run"])
     folder.mkdir(parents=True, exist_ok=True)
     fingerprints = [_library_hash() + _data_hash(chosen["data_dir"])]
     for stage in (*STAGES, *STUDIES):
-        parameters = {name: chosen[name] for name in defaults[stage]}
+        parameters = {name: chosen[name] for name in names[stage]}
         before = fingerprints[1] if stage in STUDIES else fingerprints[-1]  # a study reads what notebook 1 wrote
         fingerprints.append(_stage_hash(before, stage, parameters))
         if stage in chosen_stages:
@@ -56,6 +55,16 @@ def run(profile: str, overrides: dict[str, str], only: list[str], resume: bool) 
             _run_stage(number, stage, parameters, folder, fingerprints[-1], resume)
     _collect_metrics(folder)
     return folder
+
+
+def resolve_parameters(profile: str, overrides: dict[str, str]) -> tuple[dict, dict[str, list[str]]]:
+    """Values of all parameters under a profile and overrides (YAML scalars), and the names that each notebook takes.
+
+    Raises InputError for unknown names and wrong types.
+    """
+    defaults = {stage: notebook_parameters(stage) for stage in (*STAGES, *STUDIES)}
+    chosen = _merge(load_profile(profile), overrides, defaults)
+    return chosen, {stage: list(parameters) for stage, parameters in defaults.items()}
 
 
 def load_profile(profile: str) -> dict:

@@ -11,11 +11,14 @@ from pathlib import Path
 import lightning as L
 import pandas as pd
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 from torch.utils.data import DataLoader
 
-from nerveceg_lib.errors import at_least, one_of
+from nerveceg_lib.compute import Hardware, resolve_precision
+from nerveceg_lib.data.dataset import FrameSet, eval_loader, train_loader
+from nerveceg_lib.errors import InputError, at_least, one_of
 from nerveceg_lib.files import read_json, write_csv, write_json
 
 Batch = dict[str, torch.Tensor]
@@ -40,47 +43,85 @@ class Task:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to train; `patience` counts epochs without a better validation figure, 0 = off."""
+    """How long and how fast to train.
+
+    `patience` counts epochs without a better validation figure, 0 = off. `accumulate` batches make one step.
+    `ema` (0..1, 0 = off) is the decay, a step, of an exponential moving average of the weights, which then is
+    what gets validated and kept.
+    """
 
     epochs: int
     learning_rate: float
     weight_decay: float = 0.0
     kind: str = "one_cycle"
     patience: int = 0
+    accumulate: int = 1
+    ema: float = 0.0
     seed: int = 0
 
     def __post_init__(self):
         one_of("schedule", self.kind, SCHEDULES)
-        at_least(1, epochs=self.epochs)
+        at_least(1, epochs=self.epochs, accumulate=self.accumulate)
+        if not 0 <= self.ema < 1:
+            raise InputError(f"ema: expected 0 or more and below 1, found {self.ema}")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Frames to train and validate on, frames a batch (in each process), and the augmentation of a batch."""
+
+    train: FrameSet
+    validation: FrameSet
+    batch: int
+    augment: Callable[[Batch], Batch]
 
 
 class TrainingModule(L.LightningModule):
     """Glue between a plain network and Lightning; the network knows nothing of it."""
 
-    def __init__(self, model: nn.Module, task: Task, schedule: Schedule, augment: Callable[[Batch], Batch]):
+    def __init__(self, model: nn.Module, task: Task, schedule: Schedule, data: Data):
         super().__init__()
-        self.model, self.task, self.schedule, self.augment = model, task, schedule, augment
+        self.model, self.task, self.schedule, self.data = model, task, schedule, data
         self._predictions: list[torch.Tensor] = []
         self._targets: list[torch.Tensor] = []
 
-    def training_step(self, batch: Batch, _: int) -> torch.Tensor:
-        # augmentation and dropout depend on seed and step alone, so a resumed run repeats them exactly
-        torch.manual_seed(self.schedule.seed * 1_000_003 + self.global_step)
-        loss = self.task.objective(self.model, self.augment(_channels_last(batch)))
-        self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["image"]))
+    def train_dataloader(self) -> DataLoader:
+        place = self.trainer.world_size, self.trainer.global_rank
+        return train_loader(self.data.train, self.data.batch, self.schedule.seed, *place)
+
+    def val_dataloader(self) -> DataLoader:
+        place = self.trainer.world_size, self.trainer.global_rank
+        return eval_loader(self.data.validation, 4 * self.data.batch, *place)
+
+    def training_step(self, batch: Batch, index: int) -> torch.Tensor:
+        # augmentation and dropout depend on seed, batch and process alone, so a resumed run repeats them exactly
+        seen = self.current_epoch * self.trainer.num_training_batches + index
+        torch.manual_seed(self.schedule.seed * 1_000_003 + seen * self.trainer.world_size + self.trainer.global_rank)
+        loss = self.task.objective(self.model, self.data.augment(_channels_last(batch)))
+        self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["image"]), sync_dist=True)
         return loss
 
     def validation_step(self, batch: Batch, _: int) -> None:
         batch = _channels_last(batch)
-        self.log("val_loss", self.task.objective(self.model, batch), batch_size=len(batch["image"]))
+        loss = self.task.objective(self.model, batch)
+        self.log("val_loss", loss, batch_size=len(batch["image"]), sync_dist=True)
         self._predictions.append(self.task.predict(self.model, batch))
         self._targets.append(batch[self.task.target])
 
     def on_validation_epoch_end(self) -> None:
-        figure = self.task.metric(torch.cat(self._predictions), torch.cat(self._targets))
-        self.log("val_metric", figure)
+        predictions, targets = (self._of_all_processes(torch.cat(x)) for x in (self._predictions, self._targets))
+        self.log("val_metric", self.task.metric(predictions, targets), sync_dist=True)
         self._predictions.clear()
         self._targets.clear()
+
+    def _of_all_processes(self, values: torch.Tensor) -> torch.Tensor:
+        if self.trainer.world_size == 1:
+            return values
+        own = values.float().contiguous()
+        parts = [torch.empty_like(own) for _ in range(self.trainer.world_size)]
+        torch.distributed.all_gather(parts, own)
+        together = torch.stack(parts, dim=1).flatten(0, 1)  # frame i was in process i mod world
+        return together[: len(self.data.validation)].to(values.dtype)  # the sampler pads to equal shares
 
     def configure_optimizers(self):
         rate, decay = self.schedule.learning_rate, self.schedule.weight_decay
@@ -96,37 +137,62 @@ def fit(
     model: nn.Module,
     task: Task,
     schedule: Schedule,
-    train: DataLoader,
-    validation: DataLoader,
-    augment: Callable[[Batch], Batch],
+    data: Data,
     folder: Path,
     fingerprint: dict,
     resume: bool = False,
+    hardware: Hardware | None = None,
 ) -> pd.DataFrame:
     """Train `model` in place and leave it with the weights of its best validation epoch.
 
     `folder` gets `last.ckpt` and `best.ckpt` while training runs (see `clear_progress`) and `curves.csv` at
     the end. With `resume` it goes on from `last.ckpt`, unless that belongs to another `fingerprint`
     (JSON-safe: everything that shapes the run). Returns the learning curves: `epoch`, `loss`, `val_loss`, `val_metric`.
+    With several processes each calls this function; files and messages are the first one's.
     """
     _quiet_lightning()
-    folder.mkdir(parents=True, exist_ok=True)
     last = folder / "last.ckpt"
     goes_on = resume and last.exists() and _belongs(folder, fingerprint)
     if not goes_on:
-        clear_progress(folder)
-        write_json(folder / "fingerprint.json", fingerprint)
+        _start_over(folder, fingerprint)
     model.to(memory_format=torch.channels_last)
-    module = TrainingModule(model, task, schedule, augment)
-    log = EpochLog(task.metric_name)
+    module, log = TrainingModule(model, task, schedule, data), EpochLog(task.metric_name)
+    # Lightning puts the averaged weights into whole checkpoints alone
     best = ModelCheckpoint(
-        folder, "best", monitor="val_metric", mode="max", save_weights_only=True, enable_version_counter=False
+        folder,
+        "best",
+        monitor="val_metric",
+        mode="max",
+        save_weights_only=not schedule.ema,
+        enable_version_counter=False,
     )
     callbacks = [log, best, ModelCheckpoint(folder, "last", enable_version_counter=False)]
     if schedule.patience:
         callbacks.append(EarlyStopping("val_metric", mode="max", patience=schedule.patience))
-    trainer = L.Trainer(
+    if schedule.ema:
+        callbacks.append(EMAWeightAveraging(decay=schedule.ema))
+    trainer = _trainer(schedule, hardware or Hardware(), callbacks)
+    trainer.fit(module, ckpt_path=last if goes_on else None, weights_only=True)
+    state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
+    module.load_state_dict(state)
+    model.eval()
+    curves = pd.DataFrame(log.records)
+    rank_zero_only(write_csv)(folder / "curves.csv", curves)
+    return curves
+
+
+def _trainer(schedule: Schedule, hardware: Hardware, callbacks: list[Callback]) -> L.Trainer:
+    strategy = hardware.strategy
+    if strategy == "auto" and hardware.devices * hardware.num_nodes > 1:
+        strategy = "ddp"
+    return L.Trainer(
         max_epochs=schedule.epochs,
+        accumulate_grad_batches=schedule.accumulate,
+        devices=hardware.devices,
+        num_nodes=hardware.num_nodes,
+        strategy=strategy,
+        precision={"bf16": "bf16-mixed", "fp32": "32-true"}[resolve_precision(hardware.precision)],
+        use_distributed_sampler=False,
         callbacks=callbacks,
         logger=False,
         deterministic="warn",
@@ -134,15 +200,16 @@ def fit(
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    trainer.fit(module, train, validation, ckpt_path=last if goes_on else None, weights_only=True)
-    state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
-    module.load_state_dict(state)
-    model.eval()
-    curves = pd.DataFrame(log.records)
-    write_csv(folder / "curves.csv", curves)
-    return curves
 
 
+@rank_zero_only
+def _start_over(folder: Path, fingerprint: dict) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    clear_progress(folder)
+    write_json(folder / "fingerprint.json", fingerprint)
+
+
+@rank_zero_only
 def clear_progress(folder: Path) -> None:
     """Remove the checkpoints of a training in progress: call it once the finished network is saved."""
     for name in ("last.ckpt", "best.ckpt", "fingerprint.json"):
@@ -167,7 +234,7 @@ class EpochLog(Callback):
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if trainer.current_epoch:
-            print(f"resumed after epoch {trainer.current_epoch}", flush=True)
+            _say(f"resumed after epoch {trainer.current_epoch}")
 
     def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._epoch_start = self._last_line = time.monotonic()
@@ -175,21 +242,17 @@ class EpochLog(Callback):
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs, batch, index) -> None:
         if time.monotonic() - self._last_line > self.SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            print(
-                f"  epoch {trainer.current_epoch + 1}: batch {index + 1}/{trainer.num_training_batches}",
-                flush=True,
-            )
+            _say(f"  epoch {trainer.current_epoch + 1}: batch {index + 1}/{trainer.num_training_batches}")
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         figures = {name: float(trainer.callback_metrics[name]) for name in ("loss", "val_loss", "val_metric")}
         self.records.append({"epoch": trainer.current_epoch + 1, **figures})
         seconds = time.monotonic() - self._epoch_start
         left = seconds * (trainer.max_epochs - trainer.current_epoch - 1)
-        print(
+        _say(
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  loss {figures['loss']:.3f}  "
             f"validation loss {figures['val_loss']:.3f}  {self.metric_name} {figures['val_metric']:.3f}  "
-            f"{seconds:.0f} s, at most {left:.0f} s left",
-            flush=True,
+            f"{seconds:.0f} s, at most {left:.0f} s left"
         )
 
 
@@ -198,8 +261,13 @@ def _belongs(folder: Path, fingerprint: dict) -> bool:
     path = folder / "fingerprint.json"
     same = path.exists() and read_json(path) == json.loads(json.dumps(fingerprint))  # tuples become lists
     if not same:
-        print("the checkpoint found is of a run with other parameters: starting from the beginning")
+        _say("the checkpoint found is of a run with other parameters: starting from the beginning")
     return same
+
+
+@rank_zero_only
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def _channels_last(batch: Batch) -> Batch:

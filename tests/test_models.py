@@ -291,21 +291,6 @@ def test_deep_supervision_trains_every_level():
     assert small("unet")(torch.randn(1, 1, 64, 64), deep=True)[1] == []
 
 
-def test_two_stages_in_one_trunk_decode_only_what_passes_the_gate():
-    model, image = settled("efficient-unet-b0"), torch.randn(4, 1, 61, 83)
-    decoded = []
-    model.decoder.register_forward_hook(lambda m, inputs, o: decoded.append(len(inputs[0][0])))
-    with torch.inference_mode():
-        masks, presence = model(image, presence=True)
-        threshold = presence.sigmoid().median().item()  # the lower middle: two frames are above
-        logit, kept, mask_logits = model.two_stage(image, threshold)
-        assert kept.tolist() == (presence.sigmoid() > threshold).tolist() and kept.sum() == 2
-        assert decoded == [4, 2]
-        assert torch.allclose(mask_logits, masks[kept], atol=1e-4) and torch.allclose(logit, presence)
-        assert torch.equal(model.presence_logit(image), presence)
-        assert model.two_stage(image, 1.0)[2].shape == (0, 1, 61, 83)
-
-
 def test_efficientnet_b4_is_the_library_s_network_in_another_dress():
     """Same function as efficientnet-pytorch's own forward, given its weights and a three-channel copy of the frame."""
     model = build_model("efficientnet-b4").eval()

@@ -1,5 +1,7 @@
 """The one training module: both tasks learn, and an interrupted run ends exactly like an undisturbed one."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -9,11 +11,13 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from nerveceg_lib import losses, tasks, training
+from nerveceg_lib.compute import Hardware
 from nerveceg_lib.data import cache
-from nerveceg_lib.data.dataset import FrameSet, augment, augmentation, eval_loader, train_loader
+from nerveceg_lib.data.dataset import FrameSet, augment, augmentation, eval_loader
 from nerveceg_lib.errors import InputError
 from nerveceg_lib.inference import predict_presence
 from nerveceg_lib.models import SEGMENTERS, build_model, supported
+from tests.conftest import REPOSITORY
 
 SIZE = (48, 64)
 
@@ -21,6 +25,10 @@ SIZE = (48, 64)
 @pytest.fixture(scope="module")
 def frames(phantom, tmp_path_factory):
     return cache.open_cache(phantom, tmp_path_factory.mktemp("cache"), progress=False)
+
+
+def unchanged(batch):
+    return batch
 
 
 def positives(frames, count, repeat=1):
@@ -35,10 +43,8 @@ def train_unet(frames, folder, epochs, total=3, resume=False, stop_after=None, s
     schedule = training.Schedule(epochs=epochs, learning_rate=0.01, seed=seed)
     fingerprint = {"epochs": total, "seed": seed}
     change = interrupt_after(stop_after, lambda batch: augment(move, batch))
-    curves = training.fit(
-        model, tasks.segmentation_task("bce_dice"), schedule, train_loader(some, 4, seed), eval_loader(some, 8),
-        change, folder, fingerprint, resume,
-    )  # fmt: skip
+    data = training.Data(some, some, 4, change)
+    curves = training.fit(model, tasks.segmentation_task("bce_dice"), schedule, data, folder, fingerprint, resume)
     return model, curves
 
 
@@ -87,10 +93,8 @@ def test_every_segmenter_overfits_eight_frames(name, frames, tmp_path):
     torch.manual_seed(0)
     model, eight = build_model(name, **supported(name, base_channels=8)), positives(frames, 8)
     ten_times = positives(frames, 8, repeat=10)
-    curves = training.fit(
-        model, tasks.segmentation_task("bce_dice"), training.Schedule(epochs=15, learning_rate=0.02),
-        train_loader(ten_times, 8, 0), eval_loader(eight, 8), lambda batch: batch, tmp_path, {},
-    )  # fmt: skip
+    schedule, data = training.Schedule(epochs=15, learning_rate=0.02), training.Data(ten_times, eight, 8, unchanged)
+    curves = training.fit(model, tasks.segmentation_task("bce_dice"), schedule, data, tmp_path, {})
     assert curves["val_metric"].max() >= 0.98
 
 
@@ -104,9 +108,7 @@ def test_deep_supervision_trains_a_network_too(frames, tmp_path):
     assert task.objective(model, batch).item() == pytest.approx(
         plain.item() + sum(losses.dice(c, batch["mask"]).item() for c in coarser) / len(coarser), rel=1e-5
     )
-    curves = training.fit(
-        model, task, schedule, train_loader(some, 8, 0), eval_loader(some, 8), lambda batch: batch, tmp_path, {}
-    )
+    curves = training.fit(model, task, schedule, training.Data(some, some, 8, unchanged), tmp_path, {})
     assert curves["val_metric"].max() > 0.6
 
 
@@ -114,10 +116,8 @@ def test_one_trunk_learns_both_stages(frames, tmp_path):
     torch.manual_seed(0)
     rows = frames.index.loc[frames.index["set"] == "train", "row"].to_numpy()[:24]
     model, some = build_model("efficient-unet-b0", dropout=0.0), FrameSet(frames, rows, SIZE)
-    curves = training.fit(
-        model, tasks.one_trunk_task("bce_dice"), training.Schedule(16, 0.005), train_loader(some, 8, 0),
-        eval_loader(some, 24), lambda batch: batch, tmp_path, {},
-    )  # fmt: skip
+    data = training.Data(some, some, 8, unchanged)
+    curves = training.fit(model, tasks.one_trunk_task("bce_dice"), training.Schedule(16, 0.005), data, tmp_path, {})
     assert curves["val_metric"].max() > 0.7
     presence = frames.index["presence"].to_numpy()[rows]
     probability = predict_presence(model, frames.frames, rows, SIZE)
@@ -141,10 +141,8 @@ def test_classifier_learns_presence_with_the_coverage_loss(frames, tmp_path):
     rows = frames.index.loc[frames.index["set"] == "train", "row"].to_numpy()
     model, some = build_model("efficientnet-b0", dropout=0.0), FrameSet(frames, rows[:24], (64, 64))
     schedule = training.Schedule(epochs=12, learning_rate=0.003)
-    curves = training.fit(
-        model, tasks.presence_task(20.0), schedule, train_loader(some, 8, 0), eval_loader(some, 24),
-        lambda batch: batch, tmp_path, {},
-    )  # fmt: skip
+    data = training.Data(some, some, 8, unchanged)
+    curves = training.fit(model, tasks.presence_task(20.0), schedule, data, tmp_path, {})
     assert curves["loss"].iloc[-1] < 0.6 * curves["loss"].iloc[0]
     assert curves["val_metric"].max() > 0.85
 
@@ -153,10 +151,7 @@ def test_early_stopping_stops(frames, tmp_path):
     model, some = build_model("unet", base_channels=2, depth=2), positives(frames, 4)
     never_better = replace(tasks.segmentation_task("dice"), metric=lambda drawn, mask: torch.tensor(0.5))
     schedule = training.Schedule(epochs=50, learning_rate=0.01, kind="constant", patience=2)
-    curves = training.fit(
-        model, never_better, schedule, train_loader(some, 4, 0), eval_loader(some, 4),
-        lambda batch: batch, tmp_path, {},
-    )  # fmt: skip
+    curves = training.fit(model, never_better, schedule, training.Data(some, some, 4, unchanged), tmp_path, {})
     assert len(curves) == 3
 
 
@@ -165,3 +160,60 @@ def test_impossible_schedules_are_refused():
         training.Schedule(epochs=1, learning_rate=0.1, kind="cosine")
     with pytest.raises(InputError, match="epochs: expected 1 or more, found 0"):
         training.Schedule(epochs=0, learning_rate=0.1)
+
+
+def test_two_processes_train_like_one_with_the_doubled_batch(frames, tmp_path):
+    for devices in (1, 2):
+        command = [sys.executable, "-m", "tests.two_processes", frames.folder, tmp_path / str(devices), devices]
+        subprocess.run(list(map(str, command)), cwd=REPOSITORY, check=True, timeout=300)
+    one, two = (pd.read_csv(tmp_path / str(devices) / "curves.csv") for devices in (1, 2))
+    assert len(one) == 4 and one["loss"].iloc[-1] < 0.95 * one["loss"].iloc[0]
+    # the five validation frames are six for two processes, whose mean loss counts one of them twice
+    pd.testing.assert_frame_equal(one.drop(columns="val_loss"), two.drop(columns="val_loss"), rtol=1e-4)
+    np.testing.assert_allclose(one["val_loss"], two["val_loss"], rtol=0.1)
+
+
+def test_accumulated_batches_make_one_step(frames, tmp_path):
+    """Four frames at once, or twice two: the same mean gradient where no layer mixes frames."""
+    curves = {}
+    for batch, accumulate in ((4, 1), (2, 2)):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.Conv2d(4, 1, 3, padding=1))
+        schedule = training.Schedule(epochs=3, learning_rate=0.05, accumulate=accumulate)
+        some = positives(frames, 8)
+        data, folder = training.Data(some, some, batch, unchanged), tmp_path / str(batch)
+        curves[batch] = training.fit(model, tasks.segmentation_task("bce"), schedule, data, folder, {})
+    pd.testing.assert_frame_equal(curves[4], curves[2], rtol=1e-4)
+
+
+def test_moving_average_of_weights_is_what_is_kept(frames, tmp_path):
+    """One step an epoch at a constant rate: average_k = decay average_(k-1) + (1 - decay) weights_k."""
+
+    def train(folder, **options):
+        torch.manual_seed(0)
+        model, some = torch.nn.Conv2d(1, 1, 1), positives(frames, 4)
+        schedule = training.Schedule(learning_rate=0.05, kind="constant", **options)
+        data = training.Data(some, some, 4, unchanged)
+        better = replace(tasks.segmentation_task("bce"), metric=lambda *_: torch.tensor(float(next(rising))))
+        rising = iter(range(100))
+        training.fit(model, better, schedule, data, tmp_path / folder, {})
+        return model.weight.item()
+
+    steps = [train(f"plain{epochs}", epochs=epochs) for epochs in (1, 2, 3)]
+    average = steps[0]
+    for weight in steps[1:]:
+        average = 0.5 * average + 0.5 * weight
+    assert train("averaged", epochs=3, ema=0.5) == pytest.approx(average, rel=1e-4)
+    with pytest.raises(InputError, match="ema: expected 0 or more and below 1, found 1"):
+        training.Schedule(epochs=1, learning_rate=0.1, ema=1.0)
+
+
+def test_bf16_trains_too(frames, tmp_path):
+    torch.manual_seed(0)
+    model, some = build_model("unet", base_channels=4, depth=3), positives(frames, 8)
+    task, data = tasks.segmentation_task("bce_dice"), training.Data(some, some, 8, unchanged)
+    curves = training.fit(
+        model, task, training.Schedule(40, 0.02), data, tmp_path, {}, hardware=Hardware(precision="bf16")
+    )
+    assert curves["loss"].iloc[-1] < 0.6 * curves["loss"].iloc[0]
+    assert {weights.dtype for weights in model.parameters()} == {torch.float32}

@@ -31,8 +31,9 @@ ON_BAD_FRAME = ("stop", "skip")
 
 @dataclass(frozen=True)
 class FrameCache:
-    """The decoded data set: `index` (one row a frame), `frames` and `masks` as described above."""
+    """The decoded data set: `index` (one row a frame), `frames` and `masks` as described above, in `folder`."""
 
+    folder: Path
     index: pd.DataFrame
     frames: np.ndarray
     masks: np.ndarray
@@ -57,6 +58,7 @@ def load_cache(folder: Path) -> FrameCache:
     if not (folder / "manifest.json").exists():
         raise InputError(f"{folder}: no complete frame cache here; run 01_data_preparation first")
     return FrameCache(
+        folder=folder,
         index=pd.read_csv(folder / "index.csv").fillna({"mask_path": ""}),
         frames=np.load(folder / "frames.npy", mmap_mode="r"),
         masks=np.load(folder / "masks.npy", mmap_mode="r"),

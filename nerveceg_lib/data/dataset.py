@@ -1,6 +1,5 @@
 """Frames as a network sees them: resized, standardised, in batches, moved together with their masks."""
 
-import cv2
 import kornia.augmentation as K
 import numpy as np
 import torch
@@ -8,17 +7,9 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 from nerveceg_lib.data.cache import FrameCache
+from nerveceg_lib.data.resized import open_resized
 
 Batch = dict[str, torch.Tensor]
-
-
-def resize_frames(frames: np.ndarray, rows: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize whole frames `rows` to `size` (height, width): uint8 (len(rows), height, width)."""
-    height, width = size
-    out = np.empty((len(rows), height, width), np.uint8)
-    for place, row in enumerate(rows):
-        out[place] = cv2.resize(frames[row], (width, height), interpolation=cv2.INTER_AREA)
-    return out
 
 
 def to_input(frames: np.ndarray | torch.Tensor) -> torch.Tensor:
@@ -32,47 +23,42 @@ def to_input(frames: np.ndarray | torch.Tensor) -> torch.Tensor:
 
 
 class FrameSet(Dataset):
-    """Frames `rows` of a cache at one input size, held in memory as uint8 (they are small once resized)."""
+    """Labelled frames `rows` of a cache at one input size."""
 
     def __init__(self, cache: FrameCache, rows: np.ndarray, size: tuple[int, int]):
-        self.frames = resize_frames(cache.frames, rows, size)
-        # soft mask: the share of nerve pixels below each input pixel, so that thin borders survive
-        self.masks = resize_frames(_Times255(cache.masks), rows, size)
-        self.presence = cache.index["presence"].to_numpy()[rows].astype(np.float32)
+        self.frames, self.masks = open_resized(cache, size)
+        self.rows = np.asarray(rows)
+        self.presence = cache.index["presence"].to_numpy()[self.rows].astype(np.float32)
 
     def __len__(self) -> int:
-        return len(self.frames)
+        return len(self.rows)
 
     def __getitems__(self, places: list[int]) -> Batch:
         """A whole batch: image (B, 1, H, W) standardised, mask (B, 1, H, W) in 0..1, presence (B,) 0 or 1."""
+        rows = self.rows[places]
         return {
-            "image": to_input(self.frames[places]),
-            "mask": torch.from_numpy(self.masks[places]).unsqueeze(1).float() / 255,
+            "image": to_input(self.frames[rows]),
+            "mask": torch.from_numpy(self.masks[rows]).unsqueeze(1).float() / 255,
             "presence": torch.from_numpy(self.presence[places]),
         }
 
 
-class _Times255:
-    """View of 0/1 masks as 0/255, so that area interpolation keeps fractions."""
+def train_loader(frames: FrameSet, batch_size: int, seed: int, processes: int = 1, process: int = 0) -> DataLoader:
+    """Shuffled batches whose order depends on the seed and the epoch alone, so that a resumed run repeats it.
 
-    def __init__(self, masks: np.ndarray):
-        self.masks = masks
-
-    def __getitem__(self, row: int) -> np.ndarray:
-        return self.masks[row] * np.uint8(255)
-
-
-def train_loader(frames: FrameSet, batch_size: int, seed: int) -> DataLoader:
-    """Shuffled batches whose order depends on the seed and the epoch alone, so that a resumed run repeats it."""
-    sampler = DistributedSampler(frames, num_replicas=1, rank=0, shuffle=True, seed=seed)
+    Of `processes` side by side each takes its share: together their batches are those of one process with
+    batches `processes` times as large. Batches are cut from memory, so worker processes would only cost time.
+    """
+    sampler = DistributedSampler(frames, processes, process, shuffle=True, seed=seed)
     # a last batch of one frame would break batch norm
-    drop_last = len(frames) % batch_size == 1 and len(frames) > 1
+    drop_last = len(sampler) % batch_size == 1 and len(sampler) > 1
     return DataLoader(frames, batch_size, sampler=sampler, collate_fn=_as_is, drop_last=drop_last)
 
 
-def eval_loader(frames: FrameSet, batch_size: int) -> DataLoader:
-    """All frames in order."""
-    return DataLoader(frames, batch_size, collate_fn=_as_is)
+def eval_loader(frames: FrameSet, batch_size: int, processes: int = 1, process: int = 0) -> DataLoader:
+    """All frames in order; of several processes each takes every `processes`-th."""
+    sampler = DistributedSampler(frames, processes, process, shuffle=False)
+    return DataLoader(frames, batch_size, sampler=sampler, collate_fn=_as_is)
 
 
 def _as_is(batch: Batch) -> Batch:

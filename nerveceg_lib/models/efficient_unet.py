@@ -62,12 +62,5 @@ class EfficientUNet(nn.Module):
         decoded = self.decoder([self.stem(pad(image, 32)), *levels], self.checkpointing)
         return self.mask(decoded[0])[..., :height, :width]
 
-    def two_stage(self, image: torch.Tensor, threshold: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Decode only frames with P(nerve) > `threshold` (0..1): presence logits (B,), kept (B,) bool, mask
-        logits (kept frames, 1, H, W)."""
-        levels, logit = self.encode(image)
-        kept = logit.sigmoid() > threshold
-        return logit, kept, self.decode(image[kept], [features[kept] for features in levels])
-
 
 EFFICIENT_UNETS = {f"efficient-unet-b{n}": partial(EfficientUNet, f"efficientnet-b{n}") for n in range(8)}

@@ -1,0 +1,38 @@
+"""Both stages of trained runs, loaded and joined into one system for inference."""
+
+from collections.abc import Sequence
+
+from nerveceg_lib.checkpoints import load_checkpoint
+from nerveceg_lib.errors import InputError, one_of
+from nerveceg_lib.inference import OneTrunk, PresenceStage, Stage, TwoNetworks
+from nerveceg_lib.paths import STAGES, require, stage_dir
+
+GATES = ("classifier", "segmenter")
+
+
+def load_system(
+    runs: Sequence[str], gate_from: str = "classifier", precision: str = "fp32", flip: bool = False
+) -> tuple[TwoNetworks | OneTrunk, dict]:
+    """The networks of one run, or of several averaged, and the facts of the first run's gate.
+
+    `gate_from` "classifier" takes the classifiers of notebook 2, "segmenter" the presence heads of EfficientU-Nets
+    that notebook 3 trained with `one_trunk`. Raises InputError for missing networks, input sizes that differ between
+    runs, and heads that were never trained.
+    """
+    one_trunk = one_of("gate_from", gate_from, GATES) == "segmenter"
+    segmenters, size, facts = _networks(runs, STAGES[2], "segmenter")
+    if one_trunk:
+        if not all(fact["one_trunk"] for fact in facts):
+            raise InputError("gate_from: the segmenter has no trained presence head; run notebook 3 with one_trunk")
+        return OneTrunk(Stage(segmenters, size, precision, flip)), facts[0]
+    classifiers, gate_size, gate_facts = _networks(runs, STAGES[1], "classifier")
+    gate = PresenceStage(classifiers, gate_size, precision, flip)
+    return TwoNetworks(gate, Stage(segmenters, size, precision, flip)), gate_facts[0]
+
+
+def _networks(runs: Sequence[str], stage: str, kind: str) -> tuple[list, tuple[int, int], list[dict]]:
+    loaded = [load_checkpoint(require(stage_dir(run, stage) / f"{kind}.pt", stage)) for run in runs]
+    sizes = {tuple(facts["size"]) for _, facts in loaded}
+    if len(sizes) > 1:
+        raise InputError(f"{kind}s of {list(runs)}: expected one input size, found {sorted(sizes)}")
+    return [model for model, _ in loaded], sizes.pop(), [facts for _, facts in loaded]
