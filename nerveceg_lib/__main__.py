@@ -40,6 +40,17 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("stage", choices=("classifier", "segmenter"))
     fit.set_defaults(command=_fit)
 
+    predict = commands.add_parser("predict", help="segment any folder of frames with the networks of a run")
+    predict.add_argument("frames", type=Path, help="folder of 8-bit grey TIFF or PNG files, 580x420")
+    predict.add_argument("out", type=Path, help="folder for masks/ and predictions.csv; the same command goes on there")
+    predict.add_argument("--run", default="demo", help="run whose networks and gate are used (default: demo)")
+    predict.add_argument("--gate-from", default="classifier", help="classifier or segmenter (default: classifier)")
+    predict.add_argument("--precision", default="auto", help="fp32, bf16 or auto (default: auto)")
+    predict.add_argument("--flip", action="store_true", help="average with the mirrored frame")
+    predict.add_argument("--workers", type=int, default=0, help="local Dask workers (default: this process alone)")
+    predict.add_argument("--scheduler", default="", help="address of a Dask cluster with the same file system")
+    predict.set_defaults(command=_predict)
+
     phantom = commands.add_parser("phantom", help="write a synthetic data set in competition layout")
     phantom.add_argument("out", type=Path)
     phantom.add_argument("--subjects", type=int, default=47)
@@ -79,6 +90,15 @@ def _fit(options: argparse.Namespace) -> None:
 
     chosen, _ = resolve_parameters(options.profile, dict(options.overrides))
     fit(options.stage, chosen, options.resume)
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from nerveceg_lib.cluster import connect
+    from nerveceg_lib.predict import predict
+
+    how = (options.run, options.gate_from, options.precision, options.flip)
+    with connect(options.scheduler, options.workers) as client:
+        print(f"wrote {predict(options.frames, options.out, *how, client=client)}")
 
 
 def _print_summary(folder: Path, notebooks: list[str]) -> None:

@@ -33,15 +33,16 @@ def configure(seed: int, threads: int = 0) -> None:
     torch.set_deterministic_debug_mode("warn")
     # filling fresh tensors only serves to expose reads of uninitialised memory and costs a pass each
     torch.utils.deterministic.fill_uninitialized_memory = False
-    torch.set_num_threads(threads or int(os.environ.get("OMP_NUM_THREADS", 0)) or _cores())
+    torch.set_num_threads(threads or int(os.environ.get("OMP_NUM_THREADS", 0)) or cores())
 
 
 def threads_of_each(processes: int) -> int:
     """Torch threads for each of several processes that share this machine's cores without a GPU; 0: as ever."""
-    return max(1, _cores() // processes) if processes > 1 else 0
+    return max(1, cores() // processes) if processes > 1 else 0
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

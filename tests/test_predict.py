@@ -1,0 +1,87 @@
+"""Folders of frames through a trained run: in shards, by Dask workers, resumed, and never mixed with others."""
+
+import os
+import shutil
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from nerveceg_lib import rle
+from nerveceg_lib.__main__ import main
+from nerveceg_lib.checkpoints import save_checkpoint
+from nerveceg_lib.files import write_json
+from nerveceg_lib.models import build_model
+from nerveceg_lib.paths import STAGES, stage_dir
+
+
+@pytest.fixture
+def folder(root, phantom, tmp_path):
+    """Six test frames, beside a run `toy` whose networks draw something on some of them."""
+    torch.manual_seed(0)
+    classifier, segmenter = build_model("resnet18"), build_model("unet", base_channels=2, depth=3)
+    torch.nn.init.normal_(classifier.head[-1].weight, std=20.0)
+    save_checkpoint(stage_dir("toy", STAGES[1]) / "classifier.pt", classifier, "resnet18", {}, size=[32, 48])
+    config = {"base_channels": 2, "depth": 3}
+    save_checkpoint(
+        stage_dir("toy", STAGES[2]) / "segmenter.pt", segmenter, "unet", config, size=[48, 64], one_trunk=False
+    )
+    write_json(stage_dir("toy", STAGES[3]) / "gate.json", {"threshold": 0.0, "min_area": 1})
+    return shutil.copytree(phantom / "test", tmp_path / "frames")
+
+
+def predict(folder, out, *options):
+    return main(["predict", str(folder), str(out), "--run", "toy", "--precision", "fp32", *options])
+
+
+def test_every_frame_has_a_row_and_every_drawn_one_a_mask(folder, tmp_path):
+    out = tmp_path / "out"
+    assert predict(folder, out) == 0
+    table = pd.read_csv(out / "predictions.csv", keep_default_na=False)
+    assert table["frame"].tolist() == sorted(path.name for path in folder.iterdir())
+    drawn = table[table["mask_area"] > 0]
+    assert len(drawn) and {path.stem for path in (out / "masks").iterdir()} == {name[:-4] for name in drawn["frame"]}
+    for row in drawn.itertuples():
+        mask = cv2.imread(str(out / "masks" / row.frame.replace(".tif", ".png")), cv2.IMREAD_UNCHANGED)
+        assert set(np.unique(mask)) <= {0, 255}
+        assert np.array_equal(rle.decode(row.pixels), mask // 255) and row.mask_area == (mask > 0).sum()
+
+
+def test_workers_make_the_same_file_and_finished_shards_stay(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("nerveceg_lib.predict.SHARD", 2)
+    assert predict(folder, tmp_path / "one") == 0
+    assert predict(folder, tmp_path / "two", "--workers", "2") == 0
+    merged = (tmp_path / "one" / "predictions.csv").read_bytes()
+    assert (tmp_path / "two" / "predictions.csv").read_bytes() == merged
+    shards = sorted((tmp_path / "two" / "shards").iterdir())
+    assert len(shards) == 3
+    before = shards[0].stat().st_mtime_ns
+    shards[1].unlink()
+    (tmp_path / "two" / "predictions.csv").unlink()
+    assert predict(folder, tmp_path / "two") == 0
+    assert (tmp_path / "two" / "predictions.csv").read_bytes() == merged
+    assert shards[0].stat().st_mtime_ns == before and shards[1].exists()
+
+
+def test_bad_input_is_named(folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    (tmp_path / "empty").mkdir()
+    assert predict(tmp_path / "empty", out) == 2
+    assert "expected frames (*.tif, *.png), found none" in capsys.readouterr().err
+    assert predict(folder, out, "--scheduler", "tcp://127.0.0.1:1") == 2
+    assert "--scheduler: no Dask scheduler answers at 'tcp://127.0.0.1:1'" in capsys.readouterr().err
+    assert predict(folder, out) == 0
+    first = sorted(folder.iterdir())[0]
+    os.link(first, folder / "zzz.tif")
+    assert predict(folder, out) == 2
+    assert "holds predictions with other frames, names; choose an empty folder" in capsys.readouterr().err
+    (folder / "zzz.png").write_bytes(b"")
+    assert predict(folder, tmp_path / "new") == 2
+    assert "one file a frame, found zzz with several endings" in capsys.readouterr().err
+    (folder / "zzz.png").unlink()
+    (folder / "zzz.tif").unlink()
+    (folder / "zzz.tif").write_bytes(b"II*\0")
+    assert predict(folder, tmp_path / "new") == 2
+    assert "zzz.tif: expected a readable image" in capsys.readouterr().err
