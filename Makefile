@@ -25,7 +25,8 @@ test: setup
 	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 600 -x notebooks
 
 bench: setup
-	$(BIN)/python -m benchmarks.phantom
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,bench]'
+	$(BIN)/python -m benchmarks
 
 # Refresh the stored outputs after a change: look at the diff before you commit it.
 notebooks: setup

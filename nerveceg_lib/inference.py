@@ -122,14 +122,19 @@ class OneTrunk:
 
 
 def segment(
-    system: TwoNetworks | OneTrunk, batches: Iterable[np.ndarray], threshold: float = -1.0
+    system: TwoNetworks | OneTrunk, batches: Iterable, threshold: float = -1.0, load: Callable = np.asarray
 ) -> Iterator[Prediction]:
-    """Predictions of uint8 frames, given as an iterable of batches (B, H, W), in their order.
+    """Predictions of frames in their order. `load` of each of `batches` gives uint8 frames (B, H, W).
 
     Masks are drawn where P(nerve) > `threshold`; the default draws all.
     """
+
+    def read(batch) -> tuple:
+        frames = load(batch)
+        return frames.shape[1:], system.read(frames)
+
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as finisher:
-        inputs = ahead(reader, lambda frames: (frames.shape[1:], system.read(frames)), batches)
+        inputs = ahead(reader, read, batches)
         found = ((shape, *system(given, threshold)) for shape, given in inputs)
         for predictions in ahead(finisher, _finish, found):
             yield from predictions

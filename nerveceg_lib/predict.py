@@ -18,12 +18,14 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from nerveceg_lib import rle
+from nerveceg_lib import rle, runtime
 from nerveceg_lib.data.frames import read_frame
 from nerveceg_lib.errors import InputError
 from nerveceg_lib.files import read_json, write_atomically, write_csv, write_json
 from nerveceg_lib.gate import Gate
+from nerveceg_lib.inference import OneTrunk, TwoNetworks, segment
 from nerveceg_lib.paths import STAGES, artefact_root, require, stage_dir
+from nerveceg_lib.systems import load_system
 
 SHARD = 256  # frames a task: a minute or so, little to lose and little to schedule
 
@@ -59,38 +61,33 @@ def predict(folder: Path, out: Path, run: str, gate_from: str, precision: str, f
 
 def segment_shard(task: tuple[Path, list[str]], folder: Path, settings: dict, gate: Gate, root: Path) -> None:
     """Segment the frames of one shard and write their masks and, last, its table."""
-    from nerveceg_lib.inference import segment
-
     path, names = task
     os.environ["NERVECEG_RUNS"] = str(root)
     system = _system(json.dumps(settings))
+    write_csv(path, segment_files(system, [folder / name for name in names], gate, path.parents[1] / "masks"))
 
-    def batches(size: int = 16) -> Iterator[np.ndarray]:
-        for start in range(0, len(names), size):
-            yield np.stack([read_frame(folder / name) for name in names[start : start + size]])
 
+def segment_files(
+    system: TwoNetworks | OneTrunk, paths: list[Path], gate: Gate, masks: Path, batch: int = 16
+) -> pd.DataFrame:
+    """One row a file, as in predictions.csv; those of drawn masks are written to the folder `masks`."""
+    parts = [paths[start : start + batch] for start in range(0, len(paths), batch)]
+    found = segment(system, parts, gate.threshold, load=lambda part: np.stack([read_frame(path) for path in part]))
     records = []
-    for name, prediction in zip(names, segment(system, batches(), gate.threshold), strict=True):
-        area = 0 if prediction.mask is None else int(prediction.mask.sum())
+    for path, (probability, mask) in zip(paths, found, strict=True):
+        area = 0 if mask is None else int(mask.sum())
         drawn = area >= max(1, gate.min_area)
         if drawn:
-            png = cv2.imencode(".png", prediction.mask * np.uint8(255))[1].tobytes()
-            write_atomically(
-                path.parents[1] / "masks" / f"{Path(name).stem}.png", lambda p, png=png: p.write_bytes(png)
-            )
-        pixels = rle.encode(prediction.mask) if drawn else ""
-        records.append((name, prediction.probability, area if drawn else 0, pixels))
-    write_csv(path, pd.DataFrame(records, columns=["frame", "probability", "mask_area", "pixels"]))
+            png = cv2.imencode(".png", mask * np.uint8(255))[1].tobytes()
+            write_atomically(masks / f"{path.stem}.png", lambda file, png=png: file.write_bytes(png))
+        records.append((path.name, probability, area if drawn else 0, rle.encode(mask) if drawn else ""))
+    return pd.DataFrame(records, columns=["frame", "probability", "mask_area", "pixels"])
 
 
 @lru_cache(maxsize=1)
 def _system(settings: str):
     """The networks, loaded once a worker."""
-    from nerveceg_lib import runtime
-
     runtime.configure(seed=0)
-    from nerveceg_lib.systems import load_system
-
     given = json.loads(settings)
     return load_system([given["run"]], given["gate_from"], given["precision"], given["flip"])[0]
 

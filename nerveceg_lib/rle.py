@@ -41,16 +41,16 @@ def decode(text: str, shape: tuple[int, int] = FRAME_SHAPE, where: str = "RLE") 
     touch are accepted: they say unmistakably which pixels are meant, though `encode` would merge them.
     """
     numbers = _parse(text, where)
-    mask = np.zeros(shape[0] * shape[1], dtype=np.uint8)
-    starts, lengths = np.array(numbers, dtype=np.int64).reshape(-1, 2).T
-    ends = starts + lengths - 1
-    before = np.concatenate([[0], ends[:-1]])[: len(starts)]
-    wrong = (starts < 1) | (lengths < 1) | (starts <= before) | (ends > mask.size)
-    if wrong.any():
-        pair = int(wrong.argmax())
-        raise InputError(_complaint(where, pair, starts[pair], lengths[pair], before[pair], mask.size))
-    for start, end in zip((starts - 1).tolist(), ends.tolist(), strict=True):
-        mask[start:end] = 1
+    size = shape[0] * shape[1]
+    mask = np.zeros(size, dtype=np.uint8)
+    before = 0  # end of the last run
+    # plain integers: a mask has a hundred runs or so, too few to pay for arrays of them
+    for pair, (start, length) in enumerate(zip(numbers[::2], numbers[1::2], strict=True)):
+        end = start + length - 1
+        if start <= before or length < 1 or end > size:
+            raise InputError(_complaint(where, pair, start, length, before, size))
+        mask[start - 1 : end] = 1
+        before = end
     return mask.reshape(shape, order="F")
 
 
