@@ -24,7 +24,7 @@ def rows(quick: bool = False) -> list[harness.Row]:
     paths = networks.frame_paths(16 if quick else 128)
     classifier, segmenter = networks.trained(CLASSIFIER), networks.trained(SEGMENTER)
     gate, masks = (stage([m], networks.SIZE, "auto") for stage, m in ((PresenceStage, classifier), (Stage, segmenter)))
-    plain = [networks.with_three_channels(*pair) for pair in ((CLASSIFIER, classifier), (SEGMENTER, segmenter))]
+    plain = [networks.as_people_build_it(*pair) for pair in ((CLASSIFIER, classifier), (SEGMENTER, segmenter))]
     systems = {
         "two networks": TwoNetworks(gate, masks),
         "one trunk": OneTrunk(Stage([_trunk(paths)], networks.SIZE, "auto")),

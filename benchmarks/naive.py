@@ -18,7 +18,7 @@ from nerveceg_lib.rle import FRAME_SHAPE
 def read_input(path: Path, size: tuple[int, int]) -> torch.Tensor:
     """Read a frame, resize it to `size` (H, W), standardise it: (3, H, W)."""
     frame = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    frame = cv2.resize(frame, size[::-1]).astype(np.float32) / 255
+    frame = cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA).astype(np.float32) / 255
     frame = (frame - frame.mean()) / max(frame.std(), 1e-3)
     return torch.from_numpy(np.stack([frame, frame, frame]))
 
@@ -46,7 +46,7 @@ def segment_folder(
                 found[path.stem] = (probability, "")
                 continue
             mask = torch.sigmoid(segmenter(image))[0, 0].numpy() > 0.5  # (H, W)
-        mask = cv2.resize(mask.astype(np.uint8) * 255, FRAME_SHAPE[::-1], interpolation=cv2.INTER_NEAREST)
+        mask = (cv2.resize(mask.astype(np.float32), FRAME_SHAPE[::-1]) > 0.5) * np.uint8(255)
         file = str(Path(out_dir) / f"{path.stem}.png")
         cv2.imwrite(file, mask)
         found[path.stem] = (probability, run_lengths(cv2.imread(file, cv2.IMREAD_GRAYSCALE)))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from efficientnet_pytorch import EfficientNet
 from torch import nn
 
 from nerveceg_lib import paths, tasks, training
@@ -87,10 +88,15 @@ def _crop(image: torch.Tensor, mask: torch.Tensor, draw: np.random.Generator) ->
     return image[window], mask[window]
 
 
-def with_three_channels(name: str, model: nn.Module) -> nn.Module:
-    """The same function as `model` of repeated grey frames, as people feed them: first weights split in three."""
-    twin = build_model(name, in_channels=3)
-    state = model.state_dict()
+def as_people_build_it(name: str, model: nn.Module) -> nn.Module:
+    """The same function as `model` of repeated grey frames: efficientnet-pytorch's own network, or a U-Net whose
+    first weights are split in three."""
+    if name.startswith("efficientnet"):
+        twin = EfficientNet.from_name(name, num_classes=1, image_size=None)
+        head = {f"_fc.{key}": weights for key, weights in model.head[-1].state_dict().items()}
+        twin.load_state_dict(model.trunk.net.state_dict() | head)
+        return twin.eval()
+    twin, state = build_model(name, in_channels=3), model.state_dict()
     for key, weights in twin.state_dict().items():
         if weights.shape != state[key].shape:
             state[key] = state[key].expand_as(weights) / 3

@@ -8,11 +8,14 @@ manifest.json  written last: without it, or with another one than the files ask 
 """
 
 import hashlib
+import math
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -97,25 +100,38 @@ def _digest(path: Path) -> str:
 def _build(data_dir: Path, folder: Path, listing: pd.DataFrame, on_bad_frame: str, progress: bool) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    train_count = int((listing["set"] == "train").sum())
-    frames = np.lib.format.open_memmap(folder / "frames.npy", "w+", np.uint8, (len(listing), *FRAME_SHAPE))
-    masks = np.lib.format.open_memmap(folder / "masks.npy", "w+", np.uint8, (train_count, *FRAME_SHAPE))
     kept, skipped, files = [], [], {}
     decoded = _decode_all(data_dir, listing)
-    for row, frame, mask, records, error in tqdm(decoded, "decode", len(listing), disable=not progress):
-        files |= records
-        if error and on_bad_frame == "stop":
-            raise error
-        if error:
-            skipped.append({"path": row["path"], "reason": str(error)})
-            continue
-        frames[len(kept)] = frame
-        if mask is not None:
-            masks[len(kept)] = mask
-        kept.append(row | _describe(mask))
-    _finish(folder, pd.DataFrame(kept), pd.DataFrame(skipped, columns=["path", "reason"]), frames, masks)
+    train_count = int((listing["set"] == "train").sum())
+    with _array(folder / "frames.npy", len(listing)) as frames, _array(folder / "masks.npy", train_count) as masks:
+        for row, frame, mask, records, error in tqdm(decoded, "decode", len(listing), disable=not progress):
+            files |= records
+            if error and on_bad_frame == "stop":
+                raise error
+            if error:
+                skipped.append({"path": row["path"], "reason": str(error)})
+                continue
+            frames.write(frame)
+            if mask is not None:
+                masks.write(mask)
+            kept.append(row | _describe(mask))
+    _finish(folder, pd.DataFrame(kept), pd.DataFrame(skipped, columns=["path", "reason"]))
     manifest = {"format": FORMAT, "on_bad_frame": on_bad_frame, "files": files}
     write_json(folder / "manifest.json", manifest)
+
+
+@contextmanager
+def _array(path: Path, count: int) -> Iterator[BinaryIO]:
+    """An .npy file to write `count` frames to, one after the other; those that do not come are zero.
+
+    Not a memory map, whose written pages would count as this process's memory.
+    """
+    shape = (count, *FRAME_SHAPE)
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        size = file.tell() + math.prod(shape)
+        yield file
+        file.truncate(size)
 
 
 def _decode_all(data_dir: Path, listing: pd.DataFrame) -> Iterator[tuple]:
@@ -149,11 +165,9 @@ def _describe(mask: np.ndarray | None) -> dict:
     return {"presence": int(area > 0), "area": area, **centroid}
 
 
-def _finish(folder: Path, index: pd.DataFrame, skipped: pd.DataFrame, frames: np.memmap, masks: np.memmap) -> None:
+def _finish(folder: Path, index: pd.DataFrame, skipped: pd.DataFrame) -> None:
     if index.empty or not (index["set"] == "train").any():
         raise InputError(f"{folder}: no usable training frame; {len(skipped)} were skipped")
     index["row"] = np.arange(len(index))
-    frames.flush()
-    masks.flush()
     write_csv(folder / "index.csv", index)
     write_csv(folder / "skipped.csv", skipped)

@@ -16,11 +16,11 @@ def read_frame(path: Path) -> np.ndarray:
 
 def read_mask(path: Path) -> np.ndarray:
     """Read a mask as uint8 of shape (420, 580), values 0 and 1. Raises InputError if it is anything else."""
-    mask = _read(path, "mask")
-    values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
-    if not set(values.tolist()) <= {0, 255}:
-        raise InputError(f"{path}: expected mask values 0 and 255, found {values[:8].tolist()}")
-    return mask // 255
+    pixels = _read(path, "mask")
+    mask = (pixels != 0).view(np.uint8)
+    if not np.array_equal(pixels, mask * np.uint8(255)):
+        raise InputError(f"{path}: expected mask values 0 and 255, found {np.unique(pixels)[:8].tolist()}")
+    return mask
 
 
 def _read(path: Path, kind: str) -> np.ndarray:
