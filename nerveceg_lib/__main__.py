@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from nerveceg_lib.errors import InputError
+from nerveceg_lib.runtime import cores
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,7 +41,18 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("stage", choices=("classifier", "segmenter"))
     fit.set_defaults(command=_fit)
 
-    predict = commands.add_parser("predict", help="segment any folder of frames with the networks of a run")
+    cluster = argparse.ArgumentParser(add_help=False)
+    cluster.add_argument("--scheduler", default="", help="address of a Dask cluster with the same file system")
+
+    sweep = commands.add_parser("sweep", parents=[cluster], help="run a grid of parameters on Dask workers")
+    sweep.add_argument("grid", type=Path, help="YAML file, such as params/sweeps/losses.yaml")
+    sweep.add_argument("--workers", type=int, default=cores(), help="local Dask workers (default: one a core)")
+    sweep.add_argument("--metric", default="", help="figure to draw, e.g. 03.dice_positives (default: the score)")
+    sweep.set_defaults(command=_sweep)
+
+    predict = commands.add_parser(
+        "predict", parents=[cluster], help="segment any folder of frames with the networks of a run"
+    )
     predict.add_argument("frames", type=Path, help="folder of 8-bit grey TIFF or PNG files, 580x420")
     predict.add_argument("out", type=Path, help="folder for masks/ and predictions.csv; the same command goes on there")
     predict.add_argument("--run", default="demo", help="run whose networks and gate are used (default: demo)")
@@ -48,7 +60,6 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--precision", default="auto", help="fp32, bf16 or auto (default: auto)")
     predict.add_argument("--flip", action="store_true", help="average with the mirrored frame")
     predict.add_argument("--workers", type=int, default=0, help="local Dask workers (default: this process alone)")
-    predict.add_argument("--scheduler", default="", help="address of a Dask cluster with the same file system")
     predict.set_defaults(command=_predict)
 
     phantom = commands.add_parser("phantom", help="write a synthetic data set in competition layout")
@@ -90,6 +101,19 @@ def _fit(options: argparse.Namespace) -> None:
 
     chosen, _ = resolve_parameters(options.profile, dict(options.overrides))
     fit(options.stage, chosen, options.resume)
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from nerveceg_lib.cluster import connect
+    from nerveceg_lib.paths import artefact_root
+    from nerveceg_lib.sweep import read_sweep, run_sweep
+
+    sweep = read_sweep(options.grid)
+    print(f"{len(sweep.points)} runs", flush=True)
+    with connect(options.scheduler, max(1, options.workers)) as client:
+        table = run_sweep(sweep, client, options.metric)
+    print(f"wrote {artefact_root() / sweep.name / 'results.csv'}")
+    return int((table["status"] == "failed").any())
 
 
 def _predict(options: argparse.Namespace) -> None:

@@ -38,9 +38,7 @@ def run(profile: str, overrides: dict[str, str], only: list[str], resume: bool) 
     With `resume`, stages with a matching marker are skipped and training goes on from its last checkpoint.
     Raises InputError for unknown names and wrong types, StageFailed for the first notebook that fails.
     """
-    if unknown := sorted(set(only) - {stage[:2] for stage in (*STAGES, *STUDIES)}):
-        raise InputError(f"--only: no notebook {unknown}, expected some of {[s[:2] for s in (*STAGES, *STUDIES)]}")
-    chosen_stages = [s for s in (*STAGES, *STUDIES) if s[:2] in only] if only else STAGES
+    chosen_stages = choose_stages(only)
     chosen, names = resolve_parameters(profile, overrides)
     os.environ["NERVECEG_RUNS"] = str(artefact_root())  # the kernels work in notebooks/
     folder = run_dir(chosen["run"])
@@ -55,6 +53,13 @@ def run(profile: str, overrides: dict[str, str], only: list[str], resume: bool) 
             _run_stage(number, stage, parameters, folder, fingerprints[-1], resume)
     _collect_metrics(folder)
     return folder
+
+
+def choose_stages(only: list[str]) -> list[str]:
+    """The notebooks of these two-digit numbers, in order; all stages of the main job for none."""
+    if unknown := sorted(set(only) - {stage[:2] for stage in (*STAGES, *STUDIES)}):
+        raise InputError(f"--only: no notebook {unknown}, expected some of {[s[:2] for s in (*STAGES, *STUDIES)]}")
+    return [stage for stage in (*STAGES, *STUDIES) if stage[:2] in only] if only else list(STAGES)
 
 
 def resolve_parameters(profile: str, overrides: dict[str, str]) -> tuple[dict, dict[str, list[str]]]:

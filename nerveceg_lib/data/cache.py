@@ -20,6 +20,7 @@ from typing import BinaryIO
 import cv2
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 from tqdm import tqdm
 
 from nerveceg_lib.data.frames import read_frame, read_mask
@@ -51,8 +52,10 @@ def open_cache(data_dir: Path, folder: Path, on_bad_frame: str = "stop", progres
     if on_bad_frame not in ON_BAD_FRAME:
         raise InputError(f"on_bad_frame: expected one of {ON_BAD_FRAME}, found {on_bad_frame!r}")
     listing = list_frames(data_dir)
-    if not _is_fresh(data_dir, folder, listing, on_bad_frame):
-        _build(data_dir, folder, listing, on_bad_frame, progress)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):  # runs side by side share one cache
+        if not _is_fresh(data_dir, folder, listing, on_bad_frame):
+            _build(data_dir, folder, listing, on_bad_frame, progress)
     return load_cache(folder)
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+from filelock import FileLock
 
 from nerveceg_lib.data.cache import FrameCache, load_cache
 from nerveceg_lib.data.phantom_set import write_phantom
@@ -25,12 +26,14 @@ def resolve_data(data_dir: str, **phantom_options) -> Path:
         return found
     key = hashlib.blake2b(json.dumps(phantom_options, sort_keys=True).encode(), digest_size=4).hexdigest()
     folder = artefact_root() / f"phantom-{key}"
-    if not folder.exists():
-        unfinished = folder.with_name(folder.name + ".part")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        write_phantom(unfinished, **phantom_options)
-        unfinished.rename(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):  # runs side by side share one phantom
+        if not folder.exists():
+            unfinished = folder.with_name(folder.name + ".part")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True)
+            write_phantom(unfinished, **phantom_options)
+            unfinished.rename(folder)
     return folder
 
 
