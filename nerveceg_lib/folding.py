@@ -1,4 +1,4 @@
-"""Batch norm folded into the convolution before it: in evaluation both are one affine map, so one pass does."""
+"""Networks rewritten for inference: the same function in fewer multiply-adds and passes over memory."""
 
 import copy
 from collections import Counter
@@ -6,6 +6,41 @@ from collections import Counter
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+# rows: taps of a 4-tap transposed convolution of stride 2; columns: those of the 3-tap convolution they stand for
+TAPS = torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 1.0], [1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+
+
+def for_inference(model: nn.Module, example: torch.Tensor) -> nn.Module:
+    """A copy of `model` in eval mode without batch norm where it can be folded, and with merged upsampling."""
+    return merge_upsampling(fold_batch_norm(model, example))
+
+
+def merge_upsampling(model: nn.Module) -> nn.Module:
+    """Replace, in place, each nearest upsampling by 2 with a 3x3 convolution behind it by one transposed convolution.
+
+    Of the nine products of a fine pixel many share the same coarse pixel: four sums of weights do, exactly. It
+    takes 4/9 of the multiply-adds of that layer, some 15% of a U-Net's time.
+    """
+    for chain in [module for module in model.modules() if isinstance(module, nn.Sequential)]:
+        for place, (up, conv) in enumerate(zip(chain, list(chain)[1:], strict=False)):
+            if _doubles(up) and _is_plain(conv):
+                weight = torch.einsum("ay,oiyx,bx->ioab", TAPS.to(conv.weight), conv.weight.data, TAPS.to(conv.weight))
+                merged = nn.ConvTranspose2d(
+                    conv.in_channels, conv.out_channels, 4, stride=2, padding=1, bias=conv.bias is not None
+                )
+                merged.load_state_dict({"weight": weight} | ({} if conv.bias is None else {"bias": conv.bias.data}))
+                chain[place], chain[place + 1] = nn.Identity(), merged.to(conv.weight.device)
+    return model
+
+
+def _doubles(module: nn.Module) -> bool:
+    return isinstance(module, nn.Upsample) and module.mode == "nearest" and module.scale_factor == 2
+
+
+def _is_plain(module: nn.Module) -> bool:
+    shape = (module.kernel_size, module.stride, module.padding, module.groups) if type(module) is nn.Conv2d else None
+    return shape == ((3, 3), (1, 1), (1, 1), 1)
 
 
 def fold_batch_norm(model: nn.Module, example: torch.Tensor) -> nn.Module:

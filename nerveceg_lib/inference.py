@@ -19,7 +19,7 @@ from tqdm import tqdm
 from nerveceg_lib import compute, metrics, rle
 from nerveceg_lib.data.dataset import to_input
 from nerveceg_lib.data.resized import resize_frames
-from nerveceg_lib.folding import fold_batch_norm
+from nerveceg_lib.folding import for_inference
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 Size = tuple[int, int]
@@ -33,7 +33,7 @@ class Prediction(NamedTuple):
 
 
 class Stage:
-    """The networks of one stage made ready: batch norm folded, channels last, on the device, in `precision`.
+    """The networks of one stage made ready: rewritten for inference, channels last, on the device, in `precision`.
 
     Called with a batch of `read`, it gives probabilities, float32: (B,) of classifiers, (B, h, w) of segmenters.
     Those of several networks are averaged, and with `flip` those of the mirrored frames too.
@@ -42,7 +42,7 @@ class Stage:
     def __init__(self, networks: Sequence[nn.Module], size: Size, precision: str = "fp32", flip: bool = False):
         example, place = torch.zeros(1, 1, *size), {"device": compute.device(), "memory_format": torch.channels_last}
         self.networks = [
-            fold_batch_norm(network, example.to(next(network.parameters(), example).device)).to(**place)
+            for_inference(network, example.to(next(network.parameters(), example).device)).to(**place)
             for network in networks
         ]
         self.size, self.precision, self.flip = size, compute.resolve_precision(precision), flip

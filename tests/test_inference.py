@@ -1,5 +1,7 @@
 """Inference, checked with networks whose answer is known, and Grad-CAM against a hand-computed map."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from torch import nn
 from nerveceg_lib import compute, metrics, rle
 from nerveceg_lib.errors import InputError
 from nerveceg_lib.explain import grad_cam, to_frame
-from nerveceg_lib.folding import fold_batch_norm
+from nerveceg_lib.folding import fold_batch_norm, merge_upsampling
 from nerveceg_lib.inference import (
     OneTrunk,
     PresenceStage,
@@ -124,6 +126,24 @@ def test_folded_batch_norm_changes_nothing(name):
     count = [sum(isinstance(m, nn.BatchNorm2d) for m in x.modules()) for x in (model, folded)]
     assert count[1] < count[0] or name == "r2unet-encoder", "the recurrent encoder has no layer that runs only once"
     assert not any(m._forward_hooks for m in folded.modules())
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_upsampling_merged_into_its_convolution_changes_nothing(bias):
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(3, 5, 3, padding=1, bias=bias), nn.ReLU())
+    image = torch.randn(2, 3, 7, 9)
+    expected, merged = plain(image), merge_upsampling(copy.deepcopy(plain))
+    assert isinstance(merged[1], nn.ConvTranspose2d) and merged(image).shape == (2, 5, 14, 18)
+    torch.testing.assert_close(merged(image), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_cannot_be_merged_is_left_alone():
+    up, down = nn.Upsample(scale_factor=2), nn.Conv2d(3, 3, 3, stride=2, padding=1)
+    bilinear = nn.Upsample(scale_factor=2, mode="bilinear")
+    for chain in (nn.Sequential(up, down), nn.Sequential(bilinear, nn.Conv2d(3, 3, 3, padding=1)), nn.Sequential(up)):
+        kinds = [type(module) for module in chain]
+        assert [type(module) for module in merge_upsampling(chain)] == kinds
 
 
 def test_second_stage_sees_only_frames_that_pass_the_gate_and_order_is_kept():

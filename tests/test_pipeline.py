@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -99,6 +100,38 @@ def test_one_trunk_goes_through_all_notebooks(finished, tmp_path):
     )  # fmt: skip
     data = next((tmp_path / "runs").glob("phantom-*"))
     validate_submission(folder / STAGES[5] / "submission.csv", data / "sample_submission.csv")
+
+
+def test_fit_trains_what_the_notebook_trains_and_torchrun_spreads_it(finished, tmp_path):
+    """Notebook 3's batches of 4: by one process exactly, and by two with batches of 2, whose batch norms differ."""
+    root = shutil.copytree(finished[0], tmp_path / "runs")
+    folder = root / "tiny" / STAGES[2]
+    notebook = pd.read_csv(folder / "curves.csv")
+    fit = ["nerveceg_lib", "fit", "segmenter", "--profile", "tests/tiny.yaml"]
+    two = [
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        *fit,
+        "-p",
+        "devices",
+        "2",
+        "-p",
+        "segmenter_batch",
+        "2",
+    ]
+    for command, tolerance in ((fit, 1e-6), (two, 0.1)):
+        (folder / "segmenter.pt").unlink()
+        done = subprocess.run(
+            [sys.executable, "-m", *command], cwd=REPOSITORY, env=os.environ | {"NERVECEG_RUNS": str(root)},
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stdout.count("epoch 4/4") == 1
+        curves = pd.read_csv(folder / "curves.csv")
+        np.testing.assert_allclose(curves["loss"], notebook["loss"], rtol=tolerance)
+        assert (folder / "segmenter.pt").exists() and not list(folder.glob("*.ckpt"))
 
 
 def test_a_gate_that_was_never_trained_is_refused(finished, tmp_path):
