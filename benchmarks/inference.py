@@ -53,11 +53,9 @@ def rows(quick: bool = False) -> list[harness.Row]:
         )
         for name, target in (("two networks", 2.5), ("one trunk", 6.0))
     ]  # fmt: skip
-    ours = found["two networks"]
-    same_gate = [
-        (p > threshold) == (found["naive"][n][0] > threshold)
-        for n, p in zip(*_by_name(ours, "probability"), strict=True)
-    ]
+    ours, theirs = found["two networks"], {name: code for name, (_, code) in found["naive"].items()}
+    decided = zip(*_by_name(ours, "probability"), strict=True)
+    same_gate = np.mean([(p > threshold) == (found["naive"][name][0] > threshold) for name, p in decided])
     note = "the naive code cuts at 0.5 before it resizes, ours after: steps of the coarse grid against none"
     return [
         *speed,

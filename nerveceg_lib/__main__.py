@@ -4,12 +4,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from nerveceg_lib.errors import InputError
+from nerveceg_lib.errors import InputError, at_least
 from nerveceg_lib.runtime import cores
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 1 for a failed notebook, 2 for bad input."""
+    """Run one command; returns the exit code: 0, 1 for a failed notebook, 2 for bad input, 130 for a stopped sweep."""
     options = _parser().parse_args(arguments)
     try:
         return options.command(options) or 0
@@ -108,10 +108,15 @@ def _sweep(options: argparse.Namespace) -> int:
     from nerveceg_lib.paths import artefact_root
     from nerveceg_lib.sweep import read_sweep, run_sweep
 
-    sweep = read_sweep(options.grid)
+    at_least(1, **{"--workers": options.workers})
+    sweep = read_sweep(options.grid, options.metric)
     print(f"{len(sweep.points)} runs", flush=True)
-    with connect(options.scheduler, max(1, options.workers)) as client:
-        table = run_sweep(sweep, client, options.metric)
+    try:
+        with connect(options.scheduler, options.workers) as client:
+            table = run_sweep(sweep, client)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
     print(f"wrote {artefact_root() / sweep.name / 'results.csv'}")
     return int((table["status"] == "failed").any())
 

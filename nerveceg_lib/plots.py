@@ -165,15 +165,19 @@ def dice_against_cost(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def sweep_results(names: pd.Series, values: pd.Series, label: str) -> Figure:
-    """One line a combination (`names`), one dot a run, a bar at their mean; the best mean on top."""
+def sweep_results(names: pd.Series, values: pd.Series, label: str, by: str) -> Figure:
+    """One line a combination (`names`, of the parameters `by`), one dot a run, a bar at their mean, the highest on top.
+
+    `names` and `values` hold one entry a run; `label` says what the values are.
+    """
     means = values.groupby(names).mean().sort_values()
     figure, axis = plt.subplots(figsize=(7, 0.35 * len(means) + 1.2))
     places = names.map({name: place for place, name in enumerate(means.index)})
     axis.plot(values, places, "o", color=PREDICTION, alpha=0.7, label="run")
     axis.plot(means, range(len(means)), "|", color="black", markersize=14, markeredgewidth=2, label="mean")
     axis.set_yticks(range(len(means)), means.index)
-    axis.set(xlabel=label, title=f"{label} of {len(values)} runs", ylim=(-0.6, len(means) - 0.4))
+    axis.set(xlabel=label, ylim=(-0.6, len(means) - 0.4))
+    axis.set_title("\n".join([f"{label} of {len(values)} runs", *([f"by {by}"] if by else [])]))
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 

@@ -56,7 +56,7 @@ def open_cache(data_dir: Path, folder: Path, on_bad_frame: str = "stop", progres
     with FileLock(folder.with_name(f".{folder.name}.lock")):  # runs side by side share one cache
         if not _is_fresh(data_dir, folder, listing, on_bad_frame):
             _build(data_dir, folder, listing, on_bad_frame, progress)
-    return load_cache(folder)
+        return load_cache(folder)
 
 
 def load_cache(folder: Path) -> FrameCache:
