@@ -92,21 +92,27 @@ def notebook_parameters(stage: str) -> dict[str, object]:
 
 def _merge(profile: dict, overrides: dict[str, str], defaults: dict[str, dict]) -> dict:
     merged = {name: value for parameters in defaults.values() for name, value in parameters.items()}
-    given = profile | {name: yaml.safe_load(value) for name, value in overrides.items()}
-    for name, value in given.items():
+    for name, value in (profile | overrides).items():
         if name not in merged:
             raise InputError(f"{name}: no notebook has this parameter, expected one of {sorted(merged)}")
         wanted = type(merged[name])
+        if name in overrides and wanted is not str:
+            value = _scalar(name, value)
         if wanted is float and type(value) is int:
             value = float(value)
-        if wanted is str and name in overrides:
-            value = overrides[name]
         if type(value) is not wanted:
             raise InputError(f"{name}: expected {wanted.__name__}, found {value!r} ({type(value).__name__})")
         merged[name] = value
     if merged["data_dir"] != "auto":
         merged["data_dir"] = str(Path(merged["data_dir"]).expanduser().absolute())
     return merged
+
+
+def _scalar(name: str, text: str) -> object:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{name}: expected a number, true or false, found {text!r}") from error
 
 
 def _run_stage(number: str, stage: str, parameters: dict, folder: Path, fingerprint: str, resume: bool) -> None:

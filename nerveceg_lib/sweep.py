@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import re
+import sys
 import threading
 import time
 from contextlib import redirect_stderr, redirect_stdout
@@ -75,6 +76,7 @@ def run_sweep(sweep: Sweep, client) -> pd.DataFrame:
     from distributed import as_completed
 
     root, rows, start = artefact_root(), {}, time.monotonic()
+    out = sys.stdout  # a worker in this process redirects it while it runs a point
     (root / sweep.name).mkdir(parents=True, exist_ok=True)
     futures = {client.submit(run_point, sweep, point, str(root), pure=False): point for point in sweep.points}
     for done, future in enumerate(as_completed(list(futures)), start=1):
@@ -88,11 +90,11 @@ def run_sweep(sweep: Sweep, client) -> pd.DataFrame:
         _write(root / sweep.name, table, list(sweep.points[0]), sweep.metric)
         left = (time.monotonic() - start) / done * (len(futures) - done)
         times = f"{row['seconds']:.0f} s, about {left:.0f} s left"
-        print(f"{done}/{len(futures)}  {run}  {row['status']}  {times}", flush=True)
+        print(f"{done}/{len(futures)}  {run}  {row['status']}  {times}", file=out, flush=True)
         if row["error"]:
-            print(f"  {row['error']}", flush=True)
+            print(f"  {row['error']}", file=out, flush=True)
     if sweep.metric and sweep.metric not in table:
-        print(f"--metric: no finished run has {sweep.metric!r}; the chart shows another figure", flush=True)
+        print(f"--metric: no finished run has {sweep.metric!r}; the chart shows another figure", file=out, flush=True)
     return table
 
 

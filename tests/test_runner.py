@@ -120,6 +120,7 @@ def test_dead_kernel_is_reported(notebooks, root, capsys):
         ({"epoch": "3"}, "epoch: no notebook has this parameter"),
         ({"limit": "many"}, "limit: expected int, found 'many'"),
         ({"limit": "1.5"}, "limit: expected int, found 1.5"),
+        ({"limit": "[1"}, r"limit: expected a number, true or false, found '\[1'"),
         ({"share": "1e-3"}, "share: expected float, found '1e-3'"),
         ({"run": "../x"}, "run: expected a plain folder name"),
     ],

@@ -109,7 +109,7 @@ def test_names_of_values_that_no_folder_can_hold_differ():
         ({"profile": "fast"}, "--profile: expected one of .* found 'fast'"),
         ({"name": "../up"}, "name: expected a plain folder name, found '../up'"),
         ({"name": "cache"}, "name: expected a plain folder name, found 'cache'"),
-        ({"epochs": 3, 4: 5}, "expected name and grid, and perhaps profile, only, fixed; found .*'epochs', 4"),
+        ({"epochs": 3, "4": 5}, "expected name and grid, and perhaps profile, only, fixed; found .*'epochs', '4'"),
     ],
 )
 def test_bad_grids_are_refused_before_anything_runs(content, message, tmp_path, root):

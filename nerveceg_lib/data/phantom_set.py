@@ -6,6 +6,7 @@ and only run-length strings travel between processes, so memory does not depend 
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -120,8 +121,19 @@ def _run(work: partial, jobs: list[Job], workers: int | None) -> Iterable[list[t
     # spawn: forking a process that holds threads (a notebook kernel, PyTorch) can deadlock;
     # an executor and not a Pool: a worker that dies ends the run instead of being replaced for ever
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=_prepare_worker) as pool:
         yield from pool.map(work, jobs)
+
+
+def _prepare_worker() -> None:
+    cv2.setNumThreads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this worker when its parent is killed: it would wait for work for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _write(out: Path, job: Job) -> list[tuple[int, int, str]]:
