@@ -15,7 +15,7 @@ from nerveceg_lib import paths, tasks, training
 from nerveceg_lib.checkpoints import load_checkpoint, save_checkpoint
 from nerveceg_lib.compute import Hardware
 from nerveceg_lib.data import cache, dataset, source
-from nerveceg_lib.models import build_model
+from nerveceg_lib.models import CLASSIFIERS, build_model
 
 SIZE = (400, 400)
 CROP = 128
@@ -34,12 +34,12 @@ def frames() -> cache.FrameCache:
 
 
 def trained(name: str) -> nn.Module:
-    """EfficientNet-B4 or the U-Net of 64 base channels, trained for a while on `frames`, in eval mode."""
+    """A classifier, a segmenter, or an EfficientU-Net for both, trained for a while on `frames`, in eval mode."""
     path = paths.artefact_root() / "bench" / "networks" / f"{name}.pt"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         print(f"training {name} once, for some minutes", flush=True)
-        model = (train_classifier if "net-b" in name and "unet" not in name else train_segmenter)(name)
+        model = (train_classifier if name in CLASSIFIERS else train_segmenter)(name)
         save_checkpoint(path, model, name, {})
     return load_checkpoint(path)[0]
 
@@ -53,17 +53,18 @@ def train_classifier(name: str) -> nn.Module:
     data = training.Data(*parts, 8, lambda batch: batch)
     folder = paths.artefact_root() / "bench" / "training"
     hardware = Hardware(precision="auto")
-    training.fit(model, tasks.presence_task(20.0), training.Schedule(4, 0.003), data, folder, {}, hardware=hardware)
+    training.fit(model, tasks.presence_task(20.0), training.Schedule(12, 0.003), data, folder, {}, hardware=hardware)
     return model.eval()
 
 
 def train_segmenter(name: str, steps: int = 240, batch: int = 4) -> nn.Module:
-    """On crops of frames at the benchmark's scale, each with some of the nerve: a tenth of the pixels of frames."""
+    """On crops of frames at the benchmark's scale, half of them around the nerve: a tenth of the pixels of frames."""
     torch.manual_seed(0)
     draw = np.random.default_rng(0)
     given, model = frames(), build_model(name).to(memory_format=torch.channels_last).train()
     rows = given.index.loc[given.index["presence"] == 1, "row"].to_numpy()
-    positive, task = dataset.FrameSet(given, rows, SIZE), tasks.segmentation_task("bce_dice")
+    positive = dataset.FrameSet(given, rows, SIZE)
+    task = (tasks.one_trunk_task if hasattr(model, "presence_logit") else tasks.segmentation_task)("bce_dice")
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     for _ in range(steps):
@@ -71,7 +72,7 @@ def train_segmenter(name: str, steps: int = 240, batch: int = 4) -> nn.Module:
         crops = [_crop(image, mask, draw) for image, mask in zip(whole["image"], whole["mask"], strict=True)]
         image, mask = (torch.stack(part) for part in zip(*crops, strict=True))
         optimizer.zero_grad()
-        task.objective(model, {"image": image, "mask": mask}).backward()
+        task.objective(model, {"image": image, "mask": mask, "presence": mask.flatten(1).amax(1)}).backward()
         optimizer.step()
         schedule.step()
     return model.eval()

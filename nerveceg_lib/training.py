@@ -96,7 +96,10 @@ class TrainingModule(L.LightningModule):
     def training_step(self, batch: Batch, index: int) -> torch.Tensor:
         # augmentation and dropout depend on seed, batch and process alone, so a resumed run repeats them exactly
         seen = self.current_epoch * self.trainer.num_training_batches + index
-        torch.manual_seed(self.schedule.seed * 1_000_003 + seen * self.trainer.world_size + self.trainer.global_rank)
+        place = seen * self.trainer.world_size + self.trainer.global_rank
+        # without a GPU torch.manual_seed notes the call stack thrice, for devices that may yet appear
+        seed = torch.default_generator.manual_seed if self.device.type == "cpu" else torch.manual_seed
+        seed(self.schedule.seed * 1_000_003 + place)
         loss = self.task.objective(self.model, self.data.augment(_channels_last(batch)))
         self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["image"]), sync_dist=True)
         return loss
