@@ -178,6 +178,7 @@ def fit(
     trainer.fit(module, ckpt_path=last if goes_on else None, weights_only=True)
     state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
     module.load_state_dict(state)
+    trainer.strategy.barrier()  # the first process may remove the checkpoint once all have read it
     model.eval()
     curves = pd.DataFrame(log.records)
     rank_zero_only(write_csv)(folder / "curves.csv", curves)

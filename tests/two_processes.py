@@ -1,6 +1,11 @@
-"""Started by test_training: `python -m tests.two_processes CACHE FOLDER DEVICES`; a step has 8 frames in all."""
+"""Started by test_training, with torchrun if DEVICES is 2: `tests.two_processes CACHE FOLDER DEVICES`.
 
+A step has 8 frames in all.
+"""
+
+import os
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -22,9 +27,23 @@ def main(opened: Path, folder: Path, devices: int) -> None:
     model = nn.Sequential(nn.Conv2d(1, 8, 5, padding=2), nn.GELU(), nn.Conv2d(8, 1, 5, padding=2))
     data = training.Data(*parts, 8 // devices, lambda batch: batch)
     schedule = training.Schedule(epochs=4, learning_rate=0.02)
+    if os.environ.get("LOCAL_RANK") == "1":
+        slow_down_loading()
     training.fit(
         model, tasks.segmentation_task("bce_dice"), schedule, data, folder, {}, False, Hardware("fp32", devices)
     )
+    training.clear_progress(folder)
+
+
+def slow_down_loading() -> None:
+    """The second process reads the best checkpoint long after the first one has."""
+    load = torch.load
+
+    def late(*arguments, **options):
+        time.sleep(2)
+        return load(*arguments, **options)
+
+    torch.load = late
 
 
 if __name__ == "__main__":
