@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -277,9 +278,10 @@ def is_kernel(process):
 
 @pytest.mark.slow
 def test_ctrl_c_leaves_no_worker_and_no_kernel(tmp_path):
-    endless = {"segmenter_epochs": 100_000}  # or a point may be over before the other one has a kernel
+    endless = {"segmenter_epochs": 1000}  # or a point may be over before the other one has a kernel
     grid = grid_file(tmp_path, profile=TINY, only="01,03", fixed=endless)
-    process = start(grid, tmp_path / "runs", start_new_session=True)
+    heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what a shell starts behind "&" does not
+    process = start(grid, tmp_path / "runs", start_new_session=True, preexec_fn=heeding)
     family = []
     while process.poll() is None and sum(map(is_kernel, family)) < 2:
         time.sleep(0.05)
