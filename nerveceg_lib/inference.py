@@ -26,10 +26,14 @@ Size = tuple[int, int]
 
 
 class Prediction(NamedTuple):
-    """P(nerve) of a frame, and its mask (uint8 0/1, the frame's shape), None if the gate kept it blank."""
+    """P(nerve) of a frame, its mask (uint8 0/1, the frame's shape) and what `mask_evidence` says of it.
+
+    Mask and evidence are None if the gate kept the frame blank.
+    """
 
     probability: float
     mask: np.ndarray | None
+    evidence: dict[str, float] | None = None
 
 
 class Stage:
@@ -52,15 +56,15 @@ class Stage:
         return to_input(resize_frames(frames, np.arange(len(frames)), self.size))
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-        return self.average(lambda network, image: network(image), batch)
+        return self.each(lambda network, image: network(image), batch).mean(0)
 
-    def average(self, run: Callable, batch: torch.Tensor) -> torch.Tensor:
-        """Mean probability of `run(network, image)`, logits (B,) or (B, 1, h, w), over networks and mirrorings."""
+    def each(self, run: Callable, batch: torch.Tensor) -> torch.Tensor:
+        """Probabilities of `run(network, image)`, logits (B,) or (B, 1, h, w): (networks and mirrorings, B, ...)."""
         batch = batch.to(compute.device()).contiguous(memory_format=torch.channels_last)
         views = [False, True] if self.flip else [False]
         with torch.inference_mode(), compute.autocast(self.precision):
             found = [self._probability(run, network, batch, flip) for network in self.networks for flip in views]
-        return torch.stack(found).mean(0) if len(found) > 1 else found[0]
+        return torch.stack(found)
 
     @staticmethod
     def _probability(run: Callable, network: nn.Module, batch: torch.Tensor, flip: bool) -> torch.Tensor:
@@ -74,7 +78,7 @@ class PresenceStage(Stage):
     """A gate of classifiers, or of the presence heads of EfficientU-Nets."""
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-        return self.average(lambda network, image: getattr(network, "presence_logit", network)(image), batch)
+        return self.each(lambda network, image: getattr(network, "presence_logit", network)(image), batch).mean(0)
 
 
 class TwoNetworks:
@@ -89,11 +93,12 @@ class TwoNetworks:
         return batch, batch if self.segmenter.size == self.gate.size else self.segmenter.read(frames)
 
     def __call__(self, inputs: tuple[torch.Tensor, torch.Tensor], threshold: float):
-        """P(nerve) (B,), which of them are above `threshold` (B,), and mask probabilities (kept, h, w) of those."""
+        """P(nerve) (B,), which of them are above `threshold` (B,), and mask probabilities (networks, kept, h, w)."""
         probability = self.gate(inputs[0]).cpu()
         kept = probability > threshold
-        masks = self.segmenter(inputs[1][kept]).cpu() if kept.any() else torch.empty(0, *self.segmenter.size)
-        return probability, kept, masks
+        if not kept.any():
+            return probability, kept, None
+        return probability, kept, self.segmenter.each(lambda network, image: network(image), inputs[1][kept]).cpu()
 
 
 class OneTrunk:
@@ -115,9 +120,9 @@ class OneTrunk:
             image, levels = next(remembered)
             return network.decode(image[chosen], [features[chosen] for features in levels])
 
-        probability = self.stage.average(encode, batch)
+        probability = self.stage.each(encode, batch).mean(0)
         chosen, remembered = probability > threshold, iter(encoded)
-        masks = self.stage.average(decode, batch).cpu() if chosen.any() else torch.empty(0, *self.stage.size)
+        masks = self.stage.each(decode, batch).cpu() if chosen.any() else None
         return probability.cpu(), chosen.cpu(), masks
 
 
@@ -201,24 +206,49 @@ def mask_table(masks: Iterable[np.ndarray | None], rows: np.ndarray, truth: np.n
     return pd.DataFrame(records, columns=columns)
 
 
+def mask_evidence(masks: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What mask probabilities (..., h, w) say of themselves, each (...).
+
+    peak: the highest; inside: the mean above 0.5, 0 if none is; entropy: the mean over pixels, in nats; soft_dice: the
+    Dice that the mask, cut at 0.5, would have on average if each pixel's probability were right.
+    """
+    frame = (-2, -1)
+    drawn, total = masks > 0.5, masks.sum(frame)
+    count, inside = drawn.sum(frame), (masks * drawn).sum(frame)
+    return {
+        "peak": masks.amax(frame),
+        "inside": inside / count.clamp_min(1),
+        "entropy": (torch.special.entr(masks) + torch.special.entr(1 - masks)).mean(frame),
+        "soft_dice": 2 * inside / (count + total).clamp_min(1e-6),
+    }
+
+
+EVIDENCE = ("peak", "inside", "entropy", "soft_dice")
+
+
 def prediction_table(
     predictions: Iterable[Prediction], rows: np.ndarray, truth: np.ndarray | None = None
 ) -> pd.DataFrame:
-    """As `mask_table`, with the column `probability`."""
-    probability = []
+    """As `mask_table`, with the columns `probability` and those of `mask_evidence`, NaN of frames kept blank."""
+    extra = []
 
     def masks() -> Iterator[np.ndarray | None]:
         for prediction in predictions:
-            probability.append(prediction.probability)
+            extra.append({"probability": prediction.probability} | (prediction.evidence or {}))
             yield prediction.mask
 
-    return mask_table(masks(), rows, truth).assign(probability=probability)
+    return mask_table(masks(), rows, truth).join(pd.DataFrame(extra, columns=["probability", *EVIDENCE]))
 
 
 def _finish(found: tuple) -> list[Prediction]:
     shape, probability, kept, masks = found
-    drawn = iter(masks.numpy())
+    drawn = iter(())
+    if masks is not None:
+        # of each network by itself: the mean of several maps is less sure than any, and a gate is fitted to single ones
+        evidence = {name: values.mean(0).tolist() for name, values in mask_evidence(masks).items()}
+        said = (dict(zip(evidence, values, strict=True)) for values in zip(*evidence.values(), strict=True))
+        drawn = zip((full_size(mask, shape) for mask in masks.mean(0).numpy()), said, strict=True)
     return [
-        Prediction(float(p), full_size(next(drawn), shape) if keep else None)
-        for p, keep in zip(probability, kept, strict=True)
+        Prediction(p, *(next(drawn) if keep else (None, None)))
+        for p, keep in zip(probability.tolist(), kept.tolist(), strict=True)
     ]

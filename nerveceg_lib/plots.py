@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
+from nerveceg_lib.metrics import gated_scores
+
 TRUTH, PREDICTION, NEUTRAL = "#56B4E9", "#E69F00", "#666666"
 METADATA = {"Software": None}  # else every matplotlib release changes every stored picture
 
@@ -130,6 +132,29 @@ def gate_search(grid: pd.DataFrame, threshold: float, min_area: int) -> Figure:
     axis.set(xlabel="threshold on P(nerve)", ylabel="score on validation patients")
     axis.set_title(f"Gate: P(nerve) > {threshold:.2f} and area of {min_area} px or more")
     axis.legend(title="minimum area", fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def calibrated_gate(
+    presence: np.ndarray, mask_dice: np.ndarray, probability: dict[str, np.ndarray], optimum: float, bins: int = 8
+) -> Figure:
+    """Reliability of each named probability, and the score against the threshold on the last; `optimum` is marked."""
+    from sklearn.calibration import calibration_curve  # a second to import, for this figure alone
+
+    figure, (reliability, score) = plt.subplots(1, 2, figsize=(9, 3.4))
+    reliability.plot([0, 1], [0, 1], "--", color=NEUTRAL, linewidth=1, label="perfect")
+    for (name, values), colour in zip(probability.items(), (NEUTRAL, PREDICTION), strict=True):
+        observed, predicted = calibration_curve(presence, values, n_bins=bins, strategy="quantile")
+        reliability.plot(predicted, observed, "o-", color=colour, label=name)
+    reliability.set(xlabel="mean predicted P(nerve)", ylabel="observed share with a nerve", title="Calibration")
+    reliability.legend()
+    name, values = list(probability.items())[-1]
+    thresholds = np.linspace(0, 1, 101)
+    scores = [gated_scores(presence, mask_dice, values > threshold).mean() for threshold in thresholds]
+    score.plot(thresholds, scores, color=PREDICTION, label=name)
+    score.axvline(optimum, color="black", linestyle="--", linewidth=1, label=f"optimum by theory: {optimum:.2f}")
+    score.set(xlabel="threshold on P(nerve)", ylabel="competition score", title="Score on held-out patients")
+    score.legend(loc="lower left")
     return figure
 
 

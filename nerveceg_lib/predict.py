@@ -11,6 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import compress, islice
 from pathlib import Path
 
 import cv2
@@ -18,12 +19,12 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from nerveceg_lib import rle, runtime
+from nerveceg_lib import runtime
 from nerveceg_lib.data.frames import read_frame
 from nerveceg_lib.errors import InputError
 from nerveceg_lib.files import read_json, write_atomically, write_csv, write_json
-from nerveceg_lib.gate import Gate
-from nerveceg_lib.inference import OneTrunk, TwoNetworks, segment
+from nerveceg_lib.fusion import AnyGate, load_gate
+from nerveceg_lib.inference import OneTrunk, TwoNetworks, prediction_table, segment
 from nerveceg_lib.paths import STAGES, artefact_root, require, stage_dir
 from nerveceg_lib.systems import load_system
 
@@ -43,7 +44,7 @@ def predict(folder: Path, out: Path, run: str, gate_from: str, precision: str, f
         raise InputError(f"{folder}: expected frames (*.tif, *.png), found none")
     if twins := [name for name, count in Counter(Path(name).stem for name in names).items() if count > 1]:
         raise InputError(f"{folder}: expected one file a frame, found {twins[0]} with several endings")
-    chosen = Gate(**read_json(require(stage_dir(run, STAGES[3]) / "gate.json", STAGES[3])))
+    chosen = load_gate(require(stage_dir(run, STAGES[3]) / "gate.json", STAGES[3]))
     settings = {"run": run, "gate_from": gate_from, "precision": precision, "flip": flip}
     listed = {"frames": len(names), "names": hashlib.blake2b("\n".join(names).encode(), digest_size=8).hexdigest()}
     _claim(out, {**listed, "shard": SHARD, **settings, "gate": vars(chosen), "networks": _stamps(run)})
@@ -59,7 +60,7 @@ def predict(folder: Path, out: Path, run: str, gate_from: str, precision: str, f
     return out / "predictions.csv"
 
 
-def segment_shard(task: tuple[Path, list[str]], folder: Path, settings: dict, gate: Gate, root: Path) -> None:
+def segment_shard(task: tuple[Path, list[str]], folder: Path, settings: dict, gate: AnyGate, root: Path) -> None:
     """Segment the frames of one shard and write their masks and, last, its table."""
     path, names = task
     os.environ["NERVECEG_RUNS"] = str(root)
@@ -68,20 +69,22 @@ def segment_shard(task: tuple[Path, list[str]], folder: Path, settings: dict, ga
 
 
 def segment_files(
-    system: TwoNetworks | OneTrunk, paths: list[Path], gate: Gate, masks: Path, batch: int = 16
+    system: TwoNetworks | OneTrunk, paths: list[Path], gate: AnyGate, masks: Path, batch: int = 16
 ) -> pd.DataFrame:
     """One row a file, as in predictions.csv; those of drawn masks are written to the folder `masks`."""
     parts = [paths[start : start + batch] for start in range(0, len(paths), batch)]
     found = segment(system, parts, gate.threshold, load=lambda part: np.stack([read_frame(path) for path in part]))
-    records = []
-    for path, (probability, mask) in zip(paths, found, strict=True):
-        area = 0 if mask is None else int(mask.sum())
-        drawn = area >= max(1, gate.min_area)
-        if drawn:
-            png = cv2.imencode(".png", mask * np.uint8(255))[1].tobytes()
+    tables = []
+    for part in parts:
+        predictions = list(islice(found, len(part)))
+        table = prediction_table(predictions, np.arange(len(part))).assign(frame=[path.name for path in part])
+        drawn = gate.draws(table)
+        for path, prediction in compress(zip(part, predictions, strict=True), drawn):
+            png = cv2.imencode(".png", prediction.mask * np.uint8(255))[1].tobytes()
             write_atomically(masks / f"{path.stem}.png", lambda file, png=png: file.write_bytes(png))
-        records.append((path.name, probability, area if drawn else 0, rle.encode(mask) if drawn else ""))
-    return pd.DataFrame(records, columns=["frame", "probability", "mask_area", "pixels"])
+        table.loc[~drawn, ["mask_area", "pixels"]] = 0, ""
+        tables.append(table[["frame", "probability", "mask_area", "pixels"]])
+    return pd.concat(tables)
 
 
 @lru_cache(maxsize=1)

@@ -26,6 +26,12 @@ def load_system(
             raise InputError("gate_from: the segmenter has no trained presence head; run notebook 3 with one_trunk")
         return OneTrunk(Stage(segmenters, size, precision, flip)), facts[0]
     classifiers, gate_size, gate_facts = _networks(runs, STAGES[1], "classifier")
+    for run, first, second in zip(runs, gate_facts, facts, strict=True):
+        if first.get("fold") != second.get("fold"):
+            raise InputError(
+                f"fold of run {run}: expected both networks to leave out the same one, found {first.get('fold')} and "
+                f"{second.get('fold')}; one of them was trained on the patients that the gate is chosen on"
+            )
     gate = PresenceStage(classifiers, gate_size, precision, flip)
     return TwoNetworks(gate, Stage(segmenters, size, precision, flip)), gate_facts[0]
 

@@ -182,8 +182,26 @@ def test_one_trunk_gives_what_its_network_gives(flip):
     probability, kept, drawn = OneTrunk(stage)(batch, threshold)
     torch.testing.assert_close(probability, presence, rtol=1e-3, atol=1e-4)
     assert kept.tolist() == (presence > threshold).tolist() and 0 < kept.sum() < 3
-    torch.testing.assert_close(drawn, masks[kept], rtol=1e-2, atol=1e-3)
-    assert OneTrunk(stage)(batch, 1.0)[2].shape == (0, 64, 96)
+    torch.testing.assert_close(drawn.mean(0), masks[kept], rtol=1e-2, atol=1e-3)
+    assert OneTrunk(stage)(batch, 1.0)[2] is None
+
+
+class Dimmed(Brightness):
+    def forward(self, image):
+        return 3 * image - 1
+
+
+def test_evidence_of_several_networks_is_the_mean_of_theirs_and_blank_frames_have_none():
+    def table(*segmenters):
+        system = TwoNetworks(PresenceStage([Contrast()], (42, 58)), Stage(list(segmenters), (42, 58)))
+        return prediction_table(segment(system, iter([two_frames()]), threshold=0.5), np.arange(2))
+
+    one, other, both = table(Brightness()), table(Dimmed()), table(Brightness(), Dimmed())
+    names = ["peak", "inside", "entropy", "soft_dice"]
+    assert both.loc[0, names].isna().all() and both["probability"].between(0, 1).all()
+    expected = [(one.loc[1, name] + other.loc[1, name]) / 2 for name in names]
+    np.testing.assert_allclose(both.loc[1, names].tolist(), expected, rtol=1e-5)
+    assert one.loc[1, "peak"] > other.loc[1, "peak"] and one.loc[1, "entropy"] < other.loc[1, "entropy"]
 
 
 def test_memory_of_the_stream_is_that_of_a_few_batches():

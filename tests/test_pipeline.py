@@ -97,9 +97,11 @@ def test_one_trunk_goes_through_all_notebooks(finished, tmp_path):
     run(
         tmp_path / "runs", "--only", "02,03,04,05,06", "-p", "classifier_model", "resnet18",
         "-p", "segmenter_model", "efficient-unet-b0", "-p", "gate_from", "segmenter", "-p", "one_trunk", "true",
+        "-p", "gate_kind", "fused",
     )  # fmt: skip
     data = next((tmp_path / "runs").glob("phantom-*"))
     validate_submission(folder / STAGES[5] / "submission.csv", data / "sample_submission.csv")
+    assert json.loads((folder / STAGES[3] / "gate.json").read_text())["evidence"] == "fused"
 
 
 def test_fit_trains_what_the_notebook_trains_and_torchrun_spreads_it(finished, tmp_path):

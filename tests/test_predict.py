@@ -49,6 +49,19 @@ def test_every_frame_has_a_row_and_every_drawn_one_a_mask(folder, tmp_path):
         assert np.array_equal(rle.decode(row.pixels), mask // 255) and row.mask_area == (mask > 0).sum()
 
 
+def test_a_score_optimal_gate_decides_too(folder, tmp_path):
+    """P is the same for all, 0.73 or 0.27, and E[Dice] = 1: all masks win or none does."""
+    for intercept, expected in ((1.0, 6), (-1.0, 0)):
+        gate = {"evidence": "classifier", "weights": [0.0], "intercept": intercept}
+        gate |= {"dice_slope": 0.0, "dice_intercept": 1.0, "threshold": -1.0}
+        write_json(stage_dir("toy", STAGES[3]) / "gate.json", gate)
+        out = tmp_path / str(intercept)
+        assert predict(folder, out) == 0
+        table = pd.read_csv(out / "predictions.csv", keep_default_na=False)
+        assert (table["mask_area"] > 0).sum() == (table["pixels"] != "").sum() == expected
+        assert len(list((out / "masks").iterdir())) == expected
+
+
 def test_workers_make_the_same_file_and_finished_shards_stay(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("nerveceg_lib.predict.SHARD", 2)
     assert predict(folder, tmp_path / "one") == 0
