@@ -28,7 +28,8 @@ EVIDENCE = {
 class ScoreOptimalGate:
     """Fitted by `fit_gate`. `evidence` names what it looks at, the numbers are those of two linear models.
 
-    Frames with P(nerve) of the first stage at or below `threshold` stay blank without a look at the second.
+    Frames with P(nerve) of the first stage at or below `threshold` stay blank without a look at the second; it is -1,
+    and all are looked at, if the evidence is the segmenter's alone.
     """
 
     evidence: str
@@ -61,6 +62,8 @@ def fit_gate(predictions: pd.DataFrame, evidence: str) -> ScoreOptimalGate:
     weights, intercept = _presence_line(_features(predictions, evidence), predictions["presence"].to_numpy())
     outlined = predictions[(predictions["presence"] == 1) & (predictions["mask_area"] > 0)]
     fitted = ScoreOptimalGate(evidence, weights, intercept, *_dice_line(outlined), threshold=-1.0)
+    if "probability" not in EVIDENCE[evidence]:
+        return fitted  # the first stage has no say in it
     drawn = predictions.loc[fitted.draws(predictions), "probability"]
     # what lies below all that it draws here need not be segmented
     return replace(fitted, threshold=float(np.nextafter(drawn.min(), -1)) if len(drawn) else 1.0)

@@ -223,7 +223,7 @@ def mask_evidence(masks: torch.Tensor) -> dict[str, torch.Tensor]:
     }
 
 
-EVIDENCE = ("peak", "inside", "entropy", "soft_dice")
+MASK_EVIDENCE = ("peak", "inside", "entropy", "soft_dice")
 
 
 def prediction_table(
@@ -237,7 +237,7 @@ def prediction_table(
             extra.append({"probability": prediction.probability} | (prediction.evidence or {}))
             yield prediction.mask
 
-    return mask_table(masks(), rows, truth).join(pd.DataFrame(extra, columns=["probability", *EVIDENCE]))
+    return mask_table(masks(), rows, truth).join(pd.DataFrame(extra, columns=["probability", *MASK_EVIDENCE]))
 
 
 def _finish(found: tuple) -> list[Prediction]:

@@ -1,6 +1,7 @@
 """The score-optimal gate: its rule, its calibration, what it is fitted on, and that nothing leaks."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -124,9 +125,17 @@ def test_frames_below_the_threshold_would_not_be_drawn_anyway():
     table = frames(500, seed=7)
     gate = fusion.fit_gate(table, "fused")
     below = table["probability"] <= gate.threshold
-    without = fusion.replace(gate, threshold=-1.0)
+    without = replace(gate, threshold=-1.0)
     assert below.sum() > 0 and not without.draws(table)[below].any()
     assert gate.draws(table).sum() == without.draws(table).sum()
+
+
+def test_the_segmenter_alone_does_not_ask_the_classifier():
+    table = frames(500, seed=9)
+    gate = fusion.fit_gate(table, "segmenter")
+    expected = gate.draws(table)
+    assert 0 < expected.sum() < len(table)
+    assert np.array_equal(gate.draws(table.assign(probability=0.0)), expected)
 
 
 @pytest.mark.parametrize("gate", [Gate(0.3, 2000), fusion.fit_gate(frames(200, seed=8), "fused")])
