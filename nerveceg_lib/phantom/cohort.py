@@ -48,7 +48,7 @@ def cohort(frames: Sequence[int], *, seed: int | np.random.SeedSequence, contrad
     rng = np.random.default_rng(own)
     counts = np.asarray(frames)
     positives = _positives(counts, rng)
-    copies = _apportion(contradictory * counts.sum(), counts - positives)
+    copies = _apportion(contradictory * counts.sum(), np.where(positives > 0, counts - positives, 0))
     scores = {name: _stratified_scores(positives + 0.5, rng) for name in TRAITS}
     return [
         Plan(

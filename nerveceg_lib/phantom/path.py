@@ -65,7 +65,8 @@ def walk(plan: Plan, rng: np.random.Generator) -> Frames:
     twin = np.where(twin >= 0, place[twin], -1)[shuffle]
     labelled, shows = labelled[shuffle], shows[shuffle]
     curves = path(time[shuffle])
-    scores = {name: _score(plan.traits[name], curves[name], shows, share) for name, share in WITHIN.items()}
+    # by the labelled frames alone: counted in, copies would draw the middle to themselves and lie nearer to it
+    scores = {name: _score(plan.traits[name], curves[name], labelled, share) for name, share in WITHIN.items()}
     outlines = [_outline({n: s[i] for n, s in scores.items()}, curves, i) for i in range(plan.frames)]
     return Frames(shows, labelled, twin, curves, outlines)
 
@@ -88,9 +89,9 @@ class _Path:
         return dict(zip(CURVES, values.T, strict=True))
 
 
-def _score(patient: float, curve: np.ndarray, shows: np.ndarray, within: float) -> np.ndarray:
+def _score(patient: float, curve: np.ndarray, labelled: np.ndarray, within: float) -> np.ndarray:
     """Uniform scores (n,) from a patient's normal score and a curve standardised over its positive frames."""
-    seen = curve[shows] if shows.any() else curve
+    seen = curve[labelled] if labelled.any() else curve
     centred = (curve - seen.mean()) / max(seen.std(), 0.5)
     total = math.sqrt(1 - within) * patient + math.sqrt(within) * np.clip(centred, -2.7, 2.7)
     return np.array([0.5 * (1 + math.erf(value / math.sqrt(2))) for value in total])
