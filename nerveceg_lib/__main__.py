@@ -50,6 +50,15 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--metric", default="", help="figure to draw, e.g. 03.dice_positives (default: the score)")
     sweep.set_defaults(command=_sweep)
 
+    table = commands.add_parser(
+        "bias-table",
+        help="join the results of notebook 7 over the runs of a sweep",
+        description="Writes what notebook 7 draws: OUT.csv (arms, intervals) and, of one setting, OUT-reliability.csv.",
+    )
+    table.add_argument("grid", type=Path, help="YAML file of a finished sweep, such as params/sweeps/bias_grid.yaml")
+    table.add_argument("out", type=Path, help="such as notebooks/tables/bias_grid")
+    table.set_defaults(command=_bias_table)
+
     predict = commands.add_parser(
         "predict", parents=[cluster], help="segment any folder of frames with the networks of a run"
     )
@@ -119,6 +128,21 @@ def _sweep(options: argparse.Namespace) -> int:
         return 130
     print(f"wrote {artefact_root() / sweep.name / 'results.csv'}")
     return int((table["status"] == "failed").any())
+
+
+def _bias_table(options: argparse.Namespace) -> None:
+    from nerveceg_lib import verdict
+    from nerveceg_lib.files import write_csv
+    from nerveceg_lib.paths import STUDIES, require, stage_dir
+    from nerveceg_lib.sweep import read_sweep
+
+    sweep = read_sweep(options.grid)
+    stages = [stage_dir(sweep.run_of(point), STUDIES[0]) for point in sweep.points]
+    frames = verdict.pooled([require(stage / "heldout.csv", f"the sweep {options.grid}") for stage in stages])
+    write_csv(options.out.with_suffix(".csv"), verdict.summarise(frames).round(4))
+    if frames.groupby(verdict.SETTING).ngroups == 1:
+        write_csv(options.out.with_name(f"{options.out.stem}-reliability.csv"), verdict.reliability(frames).round(4))
+    print(f"wrote {options.out.with_suffix('.csv')}")
 
 
 def _predict(options: argparse.Namespace) -> None:

@@ -117,10 +117,11 @@ def cross_fitted(predictions: pd.DataFrame, kind: str, parts: int = 5) -> pd.Dat
     return found
 
 
-def load_gate(path: Path) -> AnyGate:
-    """The gate that notebook 4 stored as JSON."""
+def load_gate(path: Path) -> tuple[AnyGate, str]:
+    """The gate that notebook 4 stored as JSON, and the name in `cleanup.CLEANUPS` of what happens before it."""
     content = read_json(path)
-    return (ScoreOptimalGate if "evidence" in content else Gate)(**content)
+    name = content.pop("cleanup", "none")
+    return (ScoreOptimalGate if "evidence" in content else Gate)(**content), name
 
 
 def _features(predictions: pd.DataFrame, evidence: str) -> np.ndarray:

@@ -7,7 +7,8 @@ batches ahead of and behind the networks, which release Python's lock while they
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from functools import partial
+from typing import NamedTuple, Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -34,6 +35,16 @@ class Prediction(NamedTuple):
     probability: float
     mask: np.ndarray | None
     evidence: dict[str, float] | None = None
+
+
+class System(Protocol):
+    """Both stages joined: `TwoNetworks`, `OneTrunk`, or `looks.TwoLooks`."""
+
+    def read(self, frames: np.ndarray) -> object:
+        """Whatever the call takes, of uint8 frames (B, H, W)."""
+
+    def __call__(self, inputs, threshold: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """P(nerve) (B,), which of them are above `threshold` (B,), and mask probabilities (networks, kept, h, w)."""
 
 
 class Stage:
@@ -93,7 +104,7 @@ class TwoNetworks:
         return batch, batch if self.segmenter.size == self.gate.size else self.segmenter.read(frames)
 
     def __call__(self, inputs: tuple[torch.Tensor, torch.Tensor], threshold: float):
-        """P(nerve) (B,), which of them are above `threshold` (B,), and mask probabilities (networks, kept, h, w)."""
+        """See `System`."""
         probability = self.gate(inputs[0]).cpu()
         kept = probability > threshold
         if not kept.any():
@@ -108,7 +119,7 @@ class OneTrunk:
         self.stage, self.read = stage, stage.read
 
     def __call__(self, batch: torch.Tensor, threshold: float):
-        """As `TwoNetworks`; the gate is the mean presence, and each network decodes what it encoded."""
+        """See `System`; the gate is the mean presence, and each network decodes what it encoded."""
         encoded = []
 
         def encode(network: nn.Module, image: torch.Tensor) -> torch.Tensor:
@@ -127,11 +138,16 @@ class OneTrunk:
 
 
 def segment(
-    system: TwoNetworks | OneTrunk, batches: Iterable, threshold: float = -1.0, load: Callable = np.asarray
+    system: System,
+    batches: Iterable,
+    threshold: float = -1.0,
+    load: Callable = np.asarray,
+    clean: Callable = np.asarray,
 ) -> Iterator[Prediction]:
     """Predictions of frames in their order. `load` of each of `batches` gives uint8 frames (B, H, W).
 
-    Masks are drawn where P(nerve) > `threshold`; the default draws all.
+    Masks are drawn where P(nerve) > `threshold`; the default draws all. `clean` (see `cleanup.CLEANUPS`) has the last
+    word on each.
     """
 
     def read(batch) -> tuple:
@@ -141,7 +157,7 @@ def segment(
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as finisher:
         inputs = ahead(reader, read, batches)
         found = ((shape, *system(given, threshold)) for shape, given in inputs)
-        for predictions in ahead(finisher, _finish, found):
+        for predictions in ahead(finisher, partial(_finish, clean), found):
             yield from predictions
 
 
@@ -240,14 +256,14 @@ def prediction_table(
     return mask_table(masks(), rows, truth).join(pd.DataFrame(extra, columns=["probability", *MASK_EVIDENCE]))
 
 
-def _finish(found: tuple) -> list[Prediction]:
+def _finish(clean: Callable, found: tuple) -> list[Prediction]:
     shape, probability, kept, masks = found
     drawn = iter(())
     if masks is not None:
         # of each network by itself: the mean of several maps is less sure than any, and a gate is fitted to single ones
         evidence = {name: values.mean(0).tolist() for name, values in mask_evidence(masks).items()}
         said = (dict(zip(evidence, values, strict=True)) for values in zip(*evidence.values(), strict=True))
-        drawn = zip((full_size(mask, shape) for mask in masks.mean(0).numpy()), said, strict=True)
+        drawn = zip((clean(full_size(mask, shape)) for mask in masks.mean(0).numpy()), said, strict=True)
     return [
         Prediction(p, *(next(drawn) if keep else (None, None)))
         for p, keep in zip(probability.tolist(), kept.tolist(), strict=True)

@@ -19,7 +19,7 @@ STAGES = (
     "05_cnn_visualizations",
     "06_submission_rle",
 )
-STUDIES = ("08_architecture_comparison",)  # beside the main job: they need notebook 1 alone
+STUDIES = ("07_blank_mask_bias", "08_architecture_comparison")  # beside the main job: they need notebook 1 alone
 
 
 def artefact_root() -> Path:

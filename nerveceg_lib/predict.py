@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import compress, islice
 from pathlib import Path
@@ -20,11 +20,12 @@ import pandas as pd
 from tqdm import tqdm
 
 from nerveceg_lib import runtime
+from nerveceg_lib.cleanup import CLEANUPS
 from nerveceg_lib.data.frames import read_frame
 from nerveceg_lib.errors import InputError
 from nerveceg_lib.files import read_json, write_atomically, write_csv, write_json
 from nerveceg_lib.fusion import AnyGate, load_gate
-from nerveceg_lib.inference import OneTrunk, TwoNetworks, prediction_table, segment
+from nerveceg_lib.inference import System, prediction_table, segment
 from nerveceg_lib.paths import STAGES, artefact_root, require, stage_dir
 from nerveceg_lib.systems import load_system
 
@@ -44,8 +45,8 @@ def predict(folder: Path, out: Path, run: str, gate_from: str, precision: str, f
         raise InputError(f"{folder}: expected frames (*.tif, *.png), found none")
     if twins := [name for name, count in Counter(Path(name).stem for name in names).items() if count > 1]:
         raise InputError(f"{folder}: expected one file a frame, found {twins[0]} with several endings")
-    chosen = load_gate(require(stage_dir(run, STAGES[3]) / "gate.json", STAGES[3]))
-    settings = {"run": run, "gate_from": gate_from, "precision": precision, "flip": flip}
+    chosen, clean = load_gate(require(stage_dir(run, STAGES[3]) / "gate.json", STAGES[3]))
+    settings = {"run": run, "gate_from": gate_from, "precision": precision, "flip": flip, "cleanup": clean}
     listed = {"frames": len(names), "names": hashlib.blake2b("\n".join(names).encode(), digest_size=8).hexdigest()}
     _claim(out, {**listed, "shard": SHARD, **settings, "gate": vars(chosen), "networks": _stamps(run)})
     shards = {
@@ -64,16 +65,21 @@ def segment_shard(task: tuple[Path, list[str]], folder: Path, settings: dict, ga
     """Segment the frames of one shard and write their masks and, last, its table."""
     path, names = task
     os.environ["NERVECEG_RUNS"] = str(root)
-    system = _system(json.dumps(settings))
-    write_csv(path, segment_files(system, [folder / name for name in names], gate, path.parents[1] / "masks"))
+    system, clean = _system(json.dumps(settings)), CLEANUPS[settings["cleanup"]]
+    write_csv(path, segment_files(system, [folder / name for name in names], gate, path.parents[1] / "masks", clean))
 
 
 def segment_files(
-    system: TwoNetworks | OneTrunk, paths: list[Path], gate: AnyGate, masks: Path, batch: int = 16
+    system: System,
+    paths: list[Path],
+    gate: AnyGate,
+    masks: Path,
+    clean: Callable = np.asarray,
+    batch: int = 16,
 ) -> pd.DataFrame:
-    """One row a file, as in predictions.csv; those of drawn masks are written to the folder `masks`."""
+    """One row a file, as in predictions.csv; those of drawn masks, after `clean`, are written to the folder `masks`."""
     parts = [paths[start : start + batch] for start in range(0, len(paths), batch)]
-    found = segment(system, parts, gate.threshold, load=lambda part: np.stack([read_frame(path) for path in part]))
+    found = segment(system, parts, gate.threshold, lambda part: np.stack([read_frame(path) for path in part]), clean)
     tables = []
     for part in parts:
         predictions = list(islice(found, len(part)))

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from nerveceg_lib.checkpoints import load_checkpoint
 from nerveceg_lib.errors import InputError, one_of
-from nerveceg_lib.inference import OneTrunk, PresenceStage, Stage, TwoNetworks
+from nerveceg_lib.inference import OneTrunk, PresenceStage, Stage, System, TwoNetworks
+from nerveceg_lib.looks import TwoLooks
 from nerveceg_lib.paths import STAGES, require, stage_dir
 
 GATES = ("classifier", "segmenter")
@@ -12,12 +13,12 @@ GATES = ("classifier", "segmenter")
 
 def load_system(
     runs: Sequence[str], gate_from: str = "classifier", precision: str = "fp32", flip: bool = False
-) -> tuple[TwoNetworks | OneTrunk, dict]:
+) -> tuple[System, dict]:
     """The networks of one run, or of several averaged, and the facts of the first run's gate.
 
     `gate_from` "classifier" takes the classifiers of notebook 2, "segmenter" the presence heads of EfficientU-Nets
-    that notebook 3 trained with `one_trunk`. Raises InputError for missing networks, input sizes that differ between
-    runs, and heads that were never trained.
+    that notebook 3 trained with `one_trunk`. Second looks of notebook 3 make `TwoLooks`. Raises InputError for missing
+    networks, input sizes that differ between runs, and heads that were never trained.
     """
     one_trunk = one_of("gate_from", gate_from, GATES) == "segmenter"
     segmenters, size, facts = _networks(runs, STAGES[2], "segmenter")
@@ -32,8 +33,10 @@ def load_system(
                 f"fold of run {run}: expected both networks to leave out the same one, found {first.get('fold')} and "
                 f"{second.get('fold')}; one of them was trained on the patients that the gate is chosen on"
             )
-    gate = PresenceStage(classifiers, gate_size, precision, flip)
-    return TwoNetworks(gate, Stage(segmenters, size, precision, flip)), gate_facts[0]
+    second = Stage(segmenters, size, precision, flip)
+    if facts[0].get("task") == "second look":
+        return TwoLooks(Stage(classifiers, gate_size, precision, flip), second), gate_facts[0]
+    return TwoNetworks(PresenceStage(classifiers, gate_size, precision, flip), second), gate_facts[0]
 
 
 def _networks(runs: Sequence[str], stage: str, kind: str) -> tuple[list, tuple[int, int], list[dict]]:

@@ -22,6 +22,33 @@ def presence_task(coverage_weight: float) -> Task:
     return Task(objective, lambda model, batch: model(batch["image"]), auroc, "presence", "AUROC")
 
 
+def shared_task(coverage_weight: float) -> Task:
+    """Of a shared trunk: presence BCE, `coverage_weight` times pixel BCE on all frames, soft Dice on positive ones.
+
+    Validated by the competition score of its masks under the best threshold on P(nerve), cut at its input's size: both
+    questions count, as they do in the end.
+    """
+
+    def objective(model: nn.Module, batch: Batch) -> torch.Tensor:
+        logit, (masks,) = model(batch["image"], coverage=True)
+        total = losses.bce(logit, batch["presence"]) + coverage_weight * losses.bce(masks, batch["mask"])
+        positive = batch["presence"] > 0.5
+        return total + losses.dice(masks[positive], batch["mask"][positive]) if positive.any() else total
+
+    def predict(model: nn.Module, batch: Batch) -> torch.Tensor:
+        logit, (masks,) = model(batch["image"], coverage=True)
+        return torch.stack([logit, _dice(masks > 0, batch["mask"])], dim=1)  # (B, 2)
+
+    def best_score(predictions: torch.Tensor, presence: torch.Tensor) -> torch.Tensor:
+        logits, dice = predictions.unbind(1)
+        order = logits.argsort(descending=True)
+        blank = 1 - presence[order]
+        gained = (dice[order] * presence[order] - blank).cumsum(0)  # if the first 1, 2, ... are drawn
+        return (blank.sum() + gained.max().clamp_min(0)) / len(presence)
+
+    return Task(objective, predict, best_score, "presence", "score")
+
+
 def segmentation_task(loss: str, deep_supervision: bool = False) -> Task:
     """The named loss of `losses.SEGMENTATION_LOSSES`; validated by mean Dice of the masks cut at 0.5.
 
@@ -61,6 +88,11 @@ def one_trunk_task(loss: str) -> Task:
 
 
 def _mean_dice(drawn: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return _dice(drawn, mask).mean()
+
+
+def _dice(drawn: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Of each frame, (B,)."""
     drawn, truth = drawn.flatten(1), mask.flatten(1) > 0.5
     total = drawn.sum(1) + truth.sum(1)
-    return torch.where(total > 0, 2 * (drawn & truth).sum(1) / total.clamp_min(1), 1.0).mean()
+    return torch.where(total > 0, 2 * (drawn & truth).sum(1) / total.clamp_min(1), 1.0)

@@ -51,6 +51,16 @@ def test_mask_comes_back_at_full_size_in_the_right_place():
     assert 2 * (square & truth).sum() / (square.sum() + truth.sum()) > 0.97
 
 
+def test_a_clean_up_has_the_last_word_on_every_mask():
+    size, rows = (210, 290), np.array([0, 1])
+    system = TwoNetworks(PresenceStage([Contrast()], size), Stage([Brightness()], size))
+    table = prediction_table(
+        segment(system, [two_frames()], clean=np.ones_like), rows, np.ones((2, 420, 580), np.uint8)
+    )
+    assert table["mask_area"].tolist() == [420 * 580] * 2 and table["mask_dice"].tolist() == [1.0, 1.0]
+    assert table["inside"].iloc[0] == 0  # evidence is of the map, before it
+
+
 def test_presence_does_not_depend_on_the_batch_size():
     frames = np.random.default_rng(0).integers(0, 256, (5, 420, 580)).astype(np.uint8)
     rows = np.array([4, 0, 2])

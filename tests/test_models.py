@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from urllib.error import URLError
 
 import pytest
@@ -12,12 +13,21 @@ from torch import nn
 from nerveceg_lib import complexity
 from nerveceg_lib.checkpoints import load_checkpoint, save_checkpoint
 from nerveceg_lib.errors import InputError
-from nerveceg_lib.models import CLASSIFIERS, SEGMENTERS, build_model, options, supported
+from nerveceg_lib.models import CLASSIFIERS, SEGMENTERS, SHARED_TRUNKS, build_model, options, supported
 from nerveceg_lib.models.initialise import SCHEMES
+from nerveceg_lib.models.shared_trunk import SharedTrunk
 
 NETWORKS = [*CLASSIFIERS, *SEGMENTERS]
 FAMILY = ["unet", "deep-residual-unet", "r2unet", "attention-unet", "r2attention-unet"]
-ONE_OF_EACH_KIND = [*FAMILY, "efficient-unet-b0", "efficientnet-b0", "resnet18", "resnet50", "r2unet-encoder"]
+ONE_OF_EACH_KIND = [
+    *FAMILY,
+    "efficient-unet-b0",
+    "efficientnet-b0",
+    "resnet18",
+    "resnet50",
+    "r2unet-encoder",
+    "shared-unet",
+]
 
 
 def small(name, **config):
@@ -44,10 +54,10 @@ def close(found, expected):
 
 def outputs(model, image):
     """Everything the network can be trained on, flat."""
-    if hasattr(model, "presence_logit"):
+    if getattr(model, "presence", None) is not None:
         mask, presence = model(image, presence=True)
         return torch.cat([mask.flatten(), presence])
-    if hasattr(model, "coverage"):
+    if hasattr(model, "cam_layer"):
         logit, maps = model(image, coverage=True)
         return torch.cat([logit, *(m.flatten() for m in maps)])
     return model(image).flatten()
@@ -61,7 +71,8 @@ def test_shape_at_any_size(name, size):
         assert model(image).shape == ((2, 1, *size) if name in SEGMENTERS else (2,))
         if name in CLASSIFIERS:
             _, maps = model(image, coverage=True)
-            assert [tuple(m.shape) for m in maps] == [(2, 1, -(-size[0] // s), -(-size[1] // s)) for s in (4, 8, 16)]
+            strides = (1,) if name in SHARED_TRUNKS else (4, 8, 16)
+            assert [tuple(m.shape) for m in maps] == [(2, 1, -(-size[0] // s), -(-size[1] // s)) for s in strides]
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH_KIND)
@@ -289,6 +300,39 @@ def test_deep_supervision_trains_every_level():
     sum(o.square().mean() for o in (logits, *coarser)).backward()
     assert all(p.grad is not None for p in model.parameters())
     assert small("unet")(torch.randn(1, 1, 64, 64), deep=True)[1] == []
+
+
+class Seen(nn.Module):
+    """A segmenter of known outputs: two pixels with logits 0 and log 3, two fine channels, a bottleneck of one."""
+
+    look_widths = 2, 1
+
+    def look(self, image):
+        masks = torch.tensor([0.0, math.log(3.0)]).reshape(1, 1, 1, 2)
+        fine = torch.tensor([[1.0, 2.0], [10.0, 20.0]]).reshape(1, 2, 1, 2)
+        return masks, fine, torch.tensor([[4.0, 6.0]]).reshape(1, 1, 1, 2)
+
+
+def test_the_presence_of_a_shared_trunk_by_hand():
+    trunk = SharedTrunk(Seen(), "", dropout=0.0)
+    place = (0.5 * 1 + 0.75 * 2) / 1.25  # under the mask's probabilities, 1/2 and 3/4
+    views = [math.log((1 + 3) / 2), place, 10 * place, 5.0]
+    for number, view in enumerate(views):
+        nn.init.zeros_(trunk.head[1].bias)
+        trunk.head[1].weight.data = torch.eye(4)[number : number + 1]
+        logit, maps = trunk(torch.zeros(1, 1, 1, 2), coverage=True)
+        assert logit.tolist() == pytest.approx([view])
+        assert torch.equal(maps[0], Seen().look(None)[0])
+
+
+@pytest.mark.parametrize("trunk", SHARED_TRUNKS)
+def test_the_segmenter_inside_a_shared_trunk_is_the_family_s(trunk):
+    inside = small(trunk).segmenter
+    name = trunk.removeprefix("shared-")
+    alone = small(name, **({"presence_head": False} if "efficient" in name else {}))
+    alone.load_state_dict(inside.state_dict())
+    image = torch.randn(2, 1, 61, 83)
+    assert torch.equal(alone.eval()(image), inside.eval().look(image)[0])
 
 
 def test_efficientnet_b4_is_the_library_s_network_in_another_dress():

@@ -44,7 +44,13 @@ def test_torchvision_is_neither_pinned_nor_imported():
 
 
 def test_leaves_import_no_sibling():
-    leaves = {"rle": {"errors"}, "losses": {"errors"}, "metrics": set(), "models": {"errors", "models"}}
+    leaves = {
+        "rle": {"errors"},
+        "losses": {"errors"},
+        "metrics": set(),
+        "cleanup": {"errors"},
+        "models": {"errors", "models"},
+    }
     leaves["phantom"] = {"errors", "phantom"}
     for leaf, allowed in leaves.items():
         for path in (REPOSITORY / "nerveceg_lib").glob(f"{leaf}*"):
@@ -59,4 +65,4 @@ def test_modules_stay_thin():
     for path in (REPOSITORY / "nerveceg_lib").rglob("*.py"):
         assert len(path.read_text().splitlines()) <= 300, path
     models = (REPOSITORY / "nerveceg_lib" / "models").glob("*.py")
-    assert sum(len(path.read_text().splitlines()) for path in models) < 700
+    assert sum(len(path.read_text().splitlines()) for path in models) < 800

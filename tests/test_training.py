@@ -147,6 +147,22 @@ def test_classifier_learns_presence_with_the_coverage_loss(frames, tmp_path):
     assert curves["val_metric"].max() > 0.85
 
 
+def test_a_shared_trunk_learns_outlines_of_positive_frames_alone(frames):
+    rows = frames.index.loc[frames.index["set"] == "train", "row"].to_numpy()[:8]
+    model = build_model("shared-unet", base_channels=4, depth=3).eval()
+    batch, task = next(iter(eval_loader(FrameSet(frames, rows, SIZE), 8))), tasks.presence_task(5.0)
+    positive = batch["presence"] > 0.5
+    assert 0 < positive.sum() < 8
+    with torch.no_grad():
+        logit, (masks,) = model(batch["image"], coverage=True)
+        both = losses.bce(logit, batch["presence"]) + 5 * losses.bce(masks, batch["mask"])
+        outline = losses.dice(masks[positive], batch["mask"][positive])
+        assert task.objective(model, batch).item() == pytest.approx((both + outline).item(), rel=1e-5)
+        empty = batch | {"presence": torch.zeros(8)}
+        without = losses.bce(logit, empty["presence"]) + 5 * losses.bce(masks, batch["mask"])
+        assert task.objective(model, empty).item() == pytest.approx(without.item(), rel=1e-5)
+
+
 def test_early_stopping_stops(frames, tmp_path):
     model, some = build_model("unet", base_channels=2, depth=2), positives(frames, 4)
     never_better = replace(tasks.segmentation_task("dice"), metric=lambda drawn, mask: torch.tensor(0.5))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from nerveceg_lib.errors import InputError
+from nerveceg_lib.errors import InputError, one_of
 
 PUBLISHED_PATIENTS = frozenset(range(1, 48))
 PUBLISHED_HELDOUT = frozenset(range(36, 48))
@@ -31,21 +31,27 @@ def list_frames(data_dir: Path) -> pd.DataFrame:
     return table
 
 
-def split_patients(frames: pd.DataFrame, heldout_share: float, folds: int, seed: int) -> pd.DataFrame:
+def split_patients(
+    frames: pd.DataFrame, heldout_share: float, folds: int, seed: int, heldout_part: int = 0
+) -> pd.DataFrame:
     """Add `split` ("train", "heldout", "test") and `fold` (0..folds-1 for train frames, else -1).
 
     With exactly the competition's 47 patients the published split is taken (36-47 held out); any other
-    set is split by patient, stratified by prevalence. Raises InputError if the patients are too few.
+    set is split by patient, stratified by prevalence: into as many parts as `heldout_share` goes into 1, of which
+    `heldout_part` (0, 1, ...) is held out; one run for each part is a cross-validation. Raises InputError if the
+    patients are too few, or for a part that there is not.
     """
     if not 0 < heldout_share < 0.5:
         raise InputError(f"heldout_share: expected a number above 0 and below 0.5, found {heldout_share}")
+    parts = max(2, round(1 / heldout_share))
+    one_of("heldout_part", heldout_part, range(parts))
     frames = frames.assign(split=frames["set"], fold=-1)
     labelled = frames[frames["set"] == "train"]
     subjects = set(labelled["subject"])
     if subjects == PUBLISHED_PATIENTS:
         heldout = labelled.index[labelled["subject"].isin(PUBLISHED_HELDOUT)]
     else:
-        heldout = labelled.index[_group_folds(labelled, max(2, round(1 / heldout_share)), seed) == 0]
+        heldout = labelled.index[_group_folds(labelled, parts, seed) == heldout_part]
     frames.loc[heldout, "split"] = "heldout"
     train = frames[frames["split"] == "train"]
     frames.loc[train.index, "fold"] = _group_folds(train, folds, seed)

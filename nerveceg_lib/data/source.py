@@ -56,6 +56,19 @@ def load_solution(run: str) -> dict[int, str] | None:
     return dict(read_masks_csv(path).itertuples(index=False)) if path.exists() else None
 
 
+def load_contradictory(run: str) -> pd.DataFrame:
+    """`subject` and `image` of the frames that are known to be labelled wrong: the phantom's, of other data none."""
+    path = Path(_dataset(run)["data_dir"]) / "contradictory.csv"
+    if not path.exists():
+        return pd.DataFrame(columns=["subject", "image"], dtype=int)
+    return pd.read_csv(path).rename(columns={"img": "image"})[["subject", "image"]]
+
+
+def data_name(run: str) -> str:
+    """What the run's data are called in tables: the phantom by its difficulty, other data by their folder."""
+    return _dataset(run)["name"]
+
+
 def load_train_masks(run: str) -> dict[tuple[int, int], str] | None:
     """The strings of train_masks.csv by (subject, image), or None where the data has no such file."""
     path = Path(_dataset(run)["data_dir"]) / "train_masks.csv"

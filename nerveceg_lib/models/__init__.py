@@ -7,8 +7,10 @@ from torch import nn
 from nerveceg_lib.errors import InputError, one_of
 from nerveceg_lib.models import unet
 from nerveceg_lib.models.efficient_unet import EFFICIENT_UNETS
-from nerveceg_lib.models.presence import CLASSIFIERS
+from nerveceg_lib.models.presence import CLASSIFIERS as PLAIN_CLASSIFIERS
+from nerveceg_lib.models.shared_trunk import SHARED_TRUNKS
 
+CLASSIFIERS = PLAIN_CLASSIFIERS | SHARED_TRUNKS
 SEGMENTERS = {
     "unet": unet.unet,
     "deep-residual-unet": unet.deep_residual_unet,

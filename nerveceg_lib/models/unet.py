@@ -87,11 +87,12 @@ class EncoderDecoder(nn.Module):
         self.encoder = Encoder(in_channels, widths, block, stem)
         self.decoder = Decoder(widths, block, skip, up, upsample)
         supervised = widths[:-1] if deep_supervision else widths[:1]
+        self.look_widths = widths[0], widths[-1]
         self.heads = nn.ModuleList(nn.Conv2d(width, 1, kernel_size=1) for width in supervised)
         initialise(self, init)
 
     def forward(self, image: torch.Tensor, deep: bool = False):
-        decoded = self.decoder(self.encoder(pad(image, self.stride), self.checkpointing), self.checkpointing)
+        _, decoded = self._features(image)
         height, width = image.shape[-2:]
         logits = self.heads[0](decoded[0])[..., :height, :width]
         if not deep:
@@ -101,6 +102,16 @@ class EncoderDecoder(nn.Module):
             for level in range(1, len(self.heads))
         ]
         return logits, [coarse[..., :height, :width] for coarse in coarser]
+
+    def look(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Mask logits, the features below them (B, look_widths[0], H, W), the bottleneck (B, look_widths[1], h, w)."""
+        bottleneck, decoded = self._features(image)
+        fine = decoded[0][..., : image.shape[-2], : image.shape[-1]]
+        return self.heads[0](fine), fine, bottleneck
+
+    def _features(self, image: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        encoded = self.encoder(pad(image, self.stride), self.checkpointing)
+        return encoded[-1], self.decoder(encoded, self.checkpointing)
 
 
 def unet(dropout: float = 0.0, **options) -> EncoderDecoder:
