@@ -58,7 +58,8 @@ def _of_setting(frames: pd.DataFrame, draws: int) -> pd.DataFrame:
         record["low"], record["high"] = patient_interval(part["score"].to_numpy(), patients, draws)
         record["compute"] = part.groupby("run")["gflops"].first().mean() / cost
         record["gain"], (record["gain_low"], record["gain_high"]) = gain.mean(), patient_interval(gain, patients, draws)
-        record["ceiling"], record["closed"] = ceiling, gain.mean() / (ceiling - score[best].mean())
+        room = ceiling - score[best].mean()  # none where all masks are bad
+        record["ceiling"], record["closed"] = ceiling, gain.mean() / room if room > 0 else np.nan
         record["best_one_stage"] = best[0].removeprefix(ONE_STAGE)
         records.append(record)
     return pd.DataFrame(records)
