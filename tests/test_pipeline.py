@@ -145,7 +145,7 @@ def test_a_gate_that_was_never_trained_is_refused(finished, tmp_path):
 
 def test_architecture_comparison_keeps_finished_networks(finished, tmp_path):
     shutil.copytree(finished[0], tmp_path / "runs")
-    study = tmp_path / "runs" / "tiny" / STUDIES[0]
+    study = tmp_path / "runs" / "tiny" / STUDIES[1]
     few = ["--only", "08", "-p", "study_models", "unet,r2unet"]
     run(tmp_path / "runs", *few)
     assert pd.read_csv(study / "networks.csv")["name"].tolist() == ["unet", "r2unet"]

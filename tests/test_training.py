@@ -150,7 +150,7 @@ def test_classifier_learns_presence_with_the_coverage_loss(frames, tmp_path):
 def test_a_shared_trunk_learns_outlines_of_positive_frames_alone(frames):
     rows = frames.index.loc[frames.index["set"] == "train", "row"].to_numpy()[:8]
     model = build_model("shared-unet", base_channels=4, depth=3).eval()
-    batch, task = next(iter(eval_loader(FrameSet(frames, rows, SIZE), 8))), tasks.presence_task(5.0)
+    batch, task = next(iter(eval_loader(FrameSet(frames, rows, SIZE), 8))), tasks.shared_task(5.0)
     positive = batch["presence"] > 0.5
     assert 0 < positive.sum() < 8
     with torch.no_grad():
