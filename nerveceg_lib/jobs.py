@@ -114,7 +114,7 @@ def classifier_job(
         supported(classifier_model, base_channels=classifier_channels),
         (tasks.shared_task if classifier_model in SHARED_TRUNKS else tasks.presence_task)(coverage_weight),
         schedule,
-        fold_data(frames, frames.index, fold, size, classifier_batch),
+        fold_data(frames, frames.index, fold, size, classifier_batch, balance=classifier_model in SHARED_TRUNKS),
         {"task": "presence", "size": list(size), "fold": fold, "seed": seed, "coverage_weight": coverage_weight},
         {"pretrained": True} if pretrained else {},
     )
@@ -141,7 +141,8 @@ def segmenter_job(
     start = one_of("segmenter_start", segmenter_start, ("scratch", "classifier", "second_look"))
     trunk = None if start == "scratch" else require(stage_dir(run, STAGES[1]) / "classifier.pt", STAGES[1])
     if start == "second_look":
-        parts = [side["row"].to_numpy() for side in _sides(frames.index, fold)]
+        train_side, validation = _sides(frames.index, fold)
+        parts = [side["row"].to_numpy() for side in (dataset.balanced(train_side), validation)]
         return second_look(frames, parts, trunk, coverage_weight, schedule, segmenter_batch, facts)
     config = supported(segmenter_model, base_channels=segmenter_channels)
     if trunk and segmenter_model in EFFICIENT_UNETS:
@@ -187,9 +188,16 @@ def second_look(
     return Job(made["model"], made["config"], task, schedule, data, {"task": "second look", **facts}, {}, trunk)
 
 
-def fold_data(frames: FrameCache, chosen: pd.DataFrame, fold: int, size: tuple[int, int], batch: int) -> training.Data:
-    """Of the `chosen` rows of the index those of the training side: fold `fold` validates, the others train."""
-    train_set, validation = (dataset.FrameSet(frames, side["row"].to_numpy(), size) for side in _sides(chosen, fold))
+def fold_data(
+    frames: FrameCache, chosen: pd.DataFrame, fold: int, size: tuple[int, int], batch: int, balance: bool = False
+) -> training.Data:
+    """Of the `chosen` rows of the index those of the training side: fold `fold` validates, the others train.
+
+    `balance` is that of `dataset.balanced`.
+    """
+    train_side, validation_side = _sides(chosen, fold)
+    parts = (dataset.balanced(train_side) if balance else train_side, validation_side)
+    train_set, validation = (dataset.FrameSet(frames, side["row"].to_numpy(), size) for side in parts)
     move = dataset.augmentation()
     return training.Data(train_set, validation, batch, lambda given: dataset.augment(move, given))
 

@@ -48,6 +48,7 @@ RECIPES = {
     "scratch": (8, 0.005), "classifier": (4, 0.002), "second_look": (4, 0.003),
 }  # fmt: skip
 COVERAGE = {"efficientnet-b4": 20.0, "shared-unet": 5.0}  # weight of the pixel loss
+BALANCED = "-balanced"
 REMOVED = (0, 1000, 2000, 3000, 4000)  # px: components below it may be removed, as validation patients advise
 
 
@@ -117,29 +118,34 @@ class Lab:
     def run(self, arm: str) -> pd.DataFrame:
         """Train one arm (a name in SEGMENTATION_LOSSES or TWO_STAGE) and judge it, or read what a former run found.
 
+        A loss with "-balanced" behind it gets the balanced frames that shared trunks get, in as many steps as without.
+
         One row a held-out frame, way of drawing (`arm`) and `cleaned` (0: as drawn; 1: components below `removed` px
         gone): `row`, `subject`, `presence`, `probability` (P(nerve), NaN without a gate), `drawn`, `score`, `gflops`.
         """
-        one_of("arm", arm, [*SEGMENTATION_LOSSES, *TWO_STAGE])
+        one_of("arm", arm, [*SEGMENTATION_LOSSES, *(f"{loss}{BALANCED}" for loss in SEGMENTATION_LOSSES), *TWO_STAGE])
         rows = [side["row"].tolist() for side in vars(self.sides).values()]
         wanted = {"budget": asdict(self.budget) | {"size": list(self.budget.size)}, "rows": rows}
         facts, result = self.folder / arm / "facts.json", self.folder / arm / "heldout.csv"
         if self.resume and facts.exists() and result.exists() and read_json(facts) == wanted:
             return pd.read_csv(result)
         print(f"{arm}, {len(rows[0])} training frames", flush=True)
-        ways = self._one_stage(arm) if arm in SEGMENTATION_LOSSES else self._two_stages(arm)
+        ways = self._two_stages(arm) if arm in TWO_STAGE else self._one_stage(arm)
         found = pd.concat(ways, ignore_index=True)
         write_csv(result, found)
         write_json(facts, wanted)
         return found
 
-    def _one_stage(self, loss: str) -> Iterator[pd.DataFrame]:
-        data = self._whole_frames((self.sides.train, self.sides.validation), "one stage")
-        job = self._job("one stage", "unet", tasks.segmentation_task(loss), data, self.budget.epochs)
-        model, gflops = self._train(job, loss)
+    def _one_stage(self, arm: str) -> Iterator[pd.DataFrame]:
+        loss, train = arm.removesuffix(BALANCED), self.sides.train
+        data = self._whole_frames(
+            (dataset.balanced(train) if loss != arm else train, self.sides.validation), "one stage"
+        )
+        epochs = max(1, self.budget.epochs * len(train) // len(data.train))
+        model, gflops = self._train(self._job("one stage", "unet", tasks.segmentation_task(loss), data, epochs), arm)
         sides = [self._masks(model, side) for side in (self.sides.validation, self.sides.heldout)]
         draws = [side["mask_area"] > 0 for side in sides]
-        yield self._judge(f"one stage, {loss}", sides, gflops, draws)
+        yield self._judge(f"one stage, {arm}", sides, gflops, draws)
 
     def _two_stages(self, arm: str) -> Iterator[pd.DataFrame]:
         name, share, start = TWO_STAGE[arm]
@@ -163,7 +169,8 @@ class Lab:
     def _gate(self, name: str, gflops: float) -> tuple[nn.Module, Path, float]:
         """The network that looks first, its checkpoint, and what it took of at most `gflops`; arms share it."""
         if name not in self.gates:
-            data = self._whole_frames((self.sides.train, self.sides.validation), name)
+            train = dataset.balanced(self.sides.train) if name in SHARED_TRUNKS else self.sides.train
+            data = self._whole_frames((train, self.sides.validation), name)
             task = (tasks.shared_task if name in SHARED_TRUNKS else tasks.presence_task)(COVERAGE[name])
             self.gates[name] = self._train(self._job(name, name, task, data, gflops=gflops), f"gate-{name}")
         return self.gates[name][0], self.folder / f"gate-{name}" / "network.pt", self.gates[name][1]
@@ -178,7 +185,8 @@ class Lab:
 
     def _second_look(self, arm: str, trunk: Path, gflops: float) -> tuple[Stage, float]:
         size, (batch, _) = (self.budget.look, self.budget.look), RECIPES["second_look"]
-        parts = [side["row"].to_numpy() for side in (self.sides.train, self.sides.validation)]
+        sides = dataset.balanced(self.sides.train), self.sides.validation
+        parts = [side["row"].to_numpy() for side in sides]
         name = TWO_STAGE[arm][0]
         schedule = self._schedule("second_look", self._epochs(name, size, len(parts[0]), gflops))
         facts = {"size": size, "seed": self.budget.seed}

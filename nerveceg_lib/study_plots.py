@@ -13,6 +13,7 @@ STYLES = {  # arm -> colour, line style, marker
     "one stage, dice": ("#CC79A7", "--", "s"),
     "one stage, tversky": ("#009E73", "--", "^"),
     "one stage, bce_dice": ("#0072B2", "--", "D"),
+    "one stage, bce_dice-balanced": ("#56B4E9", "--", "x"),
     "efficientnet-b4, hard gate": ("#D55E00", "-", "v"),
     "second-look, fused gate": (PREDICTION, "-", "P"),
     "second-look, oracle gate": ("#000000", ":", ""),

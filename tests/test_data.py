@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nerveceg_lib.data import audit, cache, frames, index, layout, source
-from nerveceg_lib.data.dataset import FrameSet, augment, augmentation, to_input, train_loader
+from nerveceg_lib.data.dataset import FrameSet, augment, augmentation, balanced, to_input, train_loader
 from nerveceg_lib.errors import InputError
 
 GREY = np.full((420, 580), 90, np.uint8)
@@ -220,3 +220,13 @@ def test_phantom_is_made_once_and_a_half_made_one_thrown_away(root):
     made.rename(unfinished)
     (unfinished / "train" / "9_9.tif").touch()
     assert not (source.resolve_data("auto", **options) / "train" / "9_9.tif").exists()
+
+
+@pytest.mark.parametrize(
+    "empty, nerve, times", [(8, 2, 4), (59, 41, 1), (61, 39, 2), (6, 3, 2), (2, 8, 1), (5, 5, 1), (0, 3, 1), (4, 0, 1)]
+)
+def test_balanced_repeats_the_frames_with_a_nerve_whole_times(empty, nerve, times):
+    frames = pd.DataFrame({"presence": [0] * empty + [1] * nerve, "row": range(10, 10 + empty + nerve)})
+    found = balanced(frames).value_counts("row")
+    assert [found[row] for row in range(10, 10 + empty)] == [1] * empty
+    assert [found[row] for row in range(10 + empty, 10 + empty + nerve)] == [times] * nerve
