@@ -17,9 +17,9 @@ TRUTH, PREDICTION, NEUTRAL = "#56B4E9", "#E69F00", "#666666"
 METADATA = {"Software": None}  # else every matplotlib release changes every stored picture
 
 
-def use_style() -> None:
-    """Set the kit's figure style for this notebook."""
-    set_matplotlib_formats("png", metadata=METADATA)
+def use_style(inline: str = "png") -> None:
+    """Set the kit's figure style for this notebook; "jpeg" keeps one with many photographs small. Files stay PNG."""
+    set_matplotlib_formats(inline, **({"metadata": METADATA} if inline == "png" else {"pil_kwargs": {"quality": 88}}))
     plt.rcParams.update(
         {
             "figure.dpi": 100,

@@ -1,4 +1,4 @@
-"""Inference, checked with networks whose answer is known, and Grad-CAM against a hand-computed map."""
+"""Inference, checked with networks whose answer is known."""
 
 import copy
 
@@ -9,7 +9,6 @@ from torch import nn
 
 from nerveceg_lib import compute, metrics, rle
 from nerveceg_lib.errors import InputError
-from nerveceg_lib.explain import grad_cam, to_frame
 from nerveceg_lib.folding import fold_batch_norm, merge_upsampling
 from nerveceg_lib.inference import (
     OneTrunk,
@@ -79,41 +78,6 @@ def test_mask_table_holds_area_code_and_dice():
     assert table["mask_dice"].tolist() == [1.0, 1.0]
     assert np.array_equal(rle.decode(table["pixels"][0]), truth[1]) and table["pixels"][1] == ""
     assert list(mask_table(iter([]), rows[:0])) == ["row", "mask_area", "pixels"]
-
-
-class TwoMaps(nn.Module):
-    """Feature maps (x, -2x); output = 3 mean(first) + 1 mean(second)."""
-
-    def __init__(self):
-        super().__init__()
-        self.features = nn.Conv2d(1, 2, 1, bias=False)
-        self.head = nn.Linear(2, 1, bias=False)
-        self.features.weight.data = torch.tensor([1.0, -2.0]).view(2, 1, 1, 1)
-        self.head.weight.data = torch.tensor([[3.0, 1.0]])
-
-    def forward(self, image):
-        return self.head(self.features(image).mean(dim=(2, 3))).squeeze(1)
-
-
-def test_grad_cam_by_hand():
-    model = TwoMaps().train()
-    image = torch.tensor([[[[1.0, -1.0], [2.0, 0.0]]]])
-    # gradients of the mean: 3/4 and 1/4 at each pixel, so the map is ReLU(3/4 x - 2/4 x) = ReLU(x / 4)
-    expected = torch.tensor([[[0.25, 0.0], [0.5, 0.0]]])
-    before = len(model.features._forward_hooks)
-    assert torch.allclose(grad_cam(model, image, "features"), expected)
-    assert torch.allclose(grad_cam(model, image, "features", lambda logit: 2 * logit), 2 * expected)
-    assert len(model.features._forward_hooks) == before and model.features.weight.grad is None
-    assert model.training, "the model comes back in the mode it had"
-
-
-def test_grad_cam_of_an_unknown_layer_is_refused():
-    with pytest.raises(InputError, match="layer: 'neck' is not a layer of TwoMaps"):
-        grad_cam(TwoMaps(), torch.zeros(1, 1, 2, 2), "neck")
-
-
-def test_maps_are_resized_to_the_frame():
-    assert to_frame(torch.ones(2, 4, 6), (42, 58)).shape == (2, 42, 58)
 
 
 def trained_batch_norm(model):

@@ -37,14 +37,15 @@ class RecurrentConv(nn.Module):
         at_least(1, recurrence=recurrence)
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
         self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for _ in range(1 + recurrence))
+        self.relu = nn.ReLU()
         for norm in self.norms[1:]:
             norm.weight, norm.bias = self.norms[0].weight, self.norms[0].bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         first, *later = self.norms
-        y = F.relu(first(self.conv(x)))
+        y = self.relu(first(self.conv(x)))
         for norm in later:
-            y = F.relu(norm(self.conv(x + y)))
+            y = self.relu(norm(self.conv(x + y)))
         return y
 
 
@@ -145,12 +146,13 @@ class AttentionSkip(nn.Module):
         self.from_signal = nn.Sequential(nn.Conv2d(signal, inner, kernel_size=1), nn.BatchNorm2d(inner))
         step = 1 if fine else 2
         self.from_skip = nn.Sequential(nn.Conv2d(channels, inner, step, step), nn.BatchNorm2d(inner))
+        self.relu = nn.ReLU()
         self.psi = nn.Sequential(nn.Conv2d(inner, 1, kernel_size=1), nn.BatchNorm2d(1), nn.Sigmoid())
 
     def forward(self, skip: torch.Tensor, decoded: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
         if self.grid != "none":
             signal = decoded if self.grid == "fine" else coarse
-            attention = self.psi(F.relu(self.from_signal(signal) + self.from_skip(skip)))  # (B, 1, h, w)
+            attention = self.psi(self.relu(self.from_signal(signal) + self.from_skip(skip)))  # (B, 1, h, w)
             if self.grid == "coarse":
                 attention = F.interpolate(attention, size=skip.shape[-2:], mode="bilinear", align_corners=False)
             skip = attention * skip

@@ -43,7 +43,7 @@ class EfficientUNet(nn.Module):
         self.stem = DoubleConv(in_channels, stem_channels)
         self.decoder = Decoder([stem_channels, *self.trunk.level_widths], DoubleConv, ConcatSkip, UpConv, upsample)
         self.mask = nn.Conv2d(stem_channels, 1, kernel_size=1)
-        self.look_widths = stem_channels, self.trunk.widths[-1]
+        self.look_widths, self.cam_layer = (stem_channels, self.trunk.widths[-1]), "decoder.units.1"
         initialise(nn.ModuleList([self.stem, self.decoder, self.mask]), init)
 
     def forward(self, image: torch.Tensor, presence: bool = False):

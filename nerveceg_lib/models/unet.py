@@ -60,7 +60,7 @@ class EncoderDecoder(nn.Module):
 
     With `deep_supervision` (Lee et al. 2015, arXiv:1409.5185) each coarser decoder level has a head too,
     and `forward(image, deep=True)` returns the logits and a list of theirs, brought to the same (B, 1, H, W).
-    Raises InputError for options out of range.
+    `cam_layer` names the layer that Grad-CAM explains best. Raises InputError for options out of range.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class EncoderDecoder(nn.Module):
         self.encoder = Encoder(in_channels, widths, block, stem)
         self.decoder = Decoder(widths, block, skip, up, upsample)
         supervised = widths[:-1] if deep_supervision else widths[:1]
-        self.look_widths = widths[0], widths[-1]
+        self.look_widths, self.cam_layer = (widths[0], widths[-1]), f"decoder.units.{min(1, depth - 2)}"
         self.heads = nn.ModuleList(nn.Conv2d(width, 1, kernel_size=1) for width in supervised)
         initialise(self, init)
 
