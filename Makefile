@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+NBVAL := $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 600 -x
 export PYTHONUNBUFFERED := 1
 
 .PHONY: setup demo test bench notebooks clean
@@ -22,7 +23,9 @@ test: setup
 	# one process a core, the longest files first, else one core waits for the other at the end
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder \
 		tests/test_pipeline.py tests/test_every_network.py tests/test_models.py tests
-	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 600 -x notebooks
+	# 1 to 6 one after the other, for each reads what the last one wrote; the studies beside each other
+	$(NBVAL) notebooks/0[1-6]*.ipynb
+	OMP_NUM_THREADS=1 $(NBVAL) -n 2 --dist loadfile notebooks/0[7-8]*.ipynb
 
 bench: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,bench]'

@@ -12,11 +12,13 @@ from nerveceg_lib.errors import InputError
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Call `write(temporary path)`, then rename the result to `path`."""
+    """Call `write(temporary path)`, bring the result to the disk, then rename it to `path`."""
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())  # else a power cut may leave the new name over an empty file
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

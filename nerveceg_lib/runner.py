@@ -6,11 +6,14 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
 import papermill
 import yaml
+from filelock import FileLock, Timeout
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
@@ -43,6 +46,27 @@ def run(profile: str, overrides: dict[str, str], only: list[str], resume: bool) 
     os.environ["NERVECEG_RUNS"] = str(artefact_root())  # the kernels work in notebooks/
     folder = run_dir(chosen["run"])
     folder.mkdir(parents=True, exist_ok=True)
+    with _alone_in(folder):
+        _run_stages(chosen_stages, chosen, names, folder, resume)
+        _collect_metrics(folder)
+    return folder
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, which the system lets go when this process ends, however it does."""
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise InputError(f"run: expected a run that nobody else works on, found {folder.name!r} in use") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _run_stages(chosen_stages: list[str], chosen: dict, names: dict, folder: Path, resume: bool) -> None:
     fingerprints = [_library_hash() + _data_hash(chosen["data_dir"])]
     for stage in (*STAGES, *STUDIES):
         parameters = {name: chosen[name] for name in names[stage]}
@@ -51,8 +75,6 @@ def run(profile: str, overrides: dict[str, str], only: list[str], resume: bool) 
         if stage in chosen_stages:
             number = f"[{chosen_stages.index(stage) + 1}/{len(chosen_stages)}] {stage}"
             _run_stage(number, stage, parameters, folder, fingerprints[-1], resume)
-    _collect_metrics(folder)
-    return folder
 
 
 def choose_stages(only: list[str]) -> list[str]:

@@ -84,6 +84,7 @@ class TrainingModule(L.LightningModule):
         self.model, self.task, self.schedule, self.data = model, task, schedule, data
         self._predictions: list[torch.Tensor] = []
         self._targets: list[torch.Tensor] = []
+        self._batch = torch.empty(0, dtype=torch.long)  # places of the frames just trained on
 
     def train_dataloader(self) -> DataLoader:
         place = self.trainer.world_size, self.trainer.global_rank
@@ -101,8 +102,22 @@ class TrainingModule(L.LightningModule):
         seed = torch.default_generator.manual_seed if self.device.type == "cpu" else torch.manual_seed
         seed(self.schedule.seed * 1_000_003 + place)
         loss = self.task.objective(self.model, self.data.augment(_channels_last(batch)))
+        self._batch = batch["place"]
+        self._stop_unless_finite("loss", loss)
         self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["image"]), sync_dist=True)
         return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        gradients = [weight.grad for weight in self.parameters() if weight.grad is not None]
+        self._stop_unless_finite("gradient", torch.nn.utils.get_total_norm(gradients))
+
+    def _stop_unless_finite(self, what: str, value: torch.Tensor) -> None:
+        if not value.isfinite():
+            names = ", ".join(self.data.train.names[self._batch.cpu().numpy()])
+            raise InputError(
+                f"{what} is {value.item()} in epoch {self.current_epoch + 1}, expected a finite one; the checkpoint of "
+                f"the last whole epoch is kept: lower the rate, or look at the frames of this batch: {names}"
+            )
 
     def validation_step(self, batch: Batch, _: int) -> None:
         batch = _channels_last(batch)
@@ -161,14 +176,8 @@ def fit(
     model.to(memory_format=torch.channels_last)
     module, log = TrainingModule(model, task, schedule, data), EpochLog(task.metric_name)
     # Lightning puts the averaged weights into whole checkpoints alone
-    best = ModelCheckpoint(
-        folder,
-        "best",
-        monitor="val_metric",
-        mode="max",
-        save_weights_only=not schedule.ema,
-        enable_version_counter=False,
-    )
+    options = {"monitor": "val_metric", "mode": "max", "enable_version_counter": False}
+    best = ModelCheckpoint(folder, "best", save_weights_only=not schedule.ema, **options)
     callbacks = [log, best, ModelCheckpoint(folder, "last", enable_version_counter=False)]
     if schedule.patience:
         callbacks.append(EarlyStopping("val_metric", mode="max", patience=schedule.patience))

@@ -66,6 +66,20 @@ def test_studies_run_only_when_asked_and_depend_on_notebook_1_alone(notebooks, r
     assert log(root, "08_architecture_comparison") == "3;3;"
 
 
+def test_two_runs_into_one_folder_are_refused_by_a_lock_that_no_crash_leaves_behind(notebooks, root):
+    (root / "demo").mkdir(parents=True)
+    holder = "import sys, time\nfrom nerveceg_lib import runner\nfrom pathlib import Path\n"
+    holder += "with runner._alone_in(Path(sys.argv[1])): print('held', flush=True), time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", holder, root / "demo"], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match="run: expected a run that nobody else works on, found 'demo' in use"):
+            runner.run("demo", {}, ["01"], resume=False)
+        runner.run("demo", {"run": "other"}, ["01"], resume=False)
+        other.kill()
+    runner.run("demo", {}, ["01"], resume=False)
+    assert log(root, STAGES[0]) == log(root, STAGES[0], "other") == "3;"
+
+
 def test_only_and_overrides_reach_the_notebooks(notebooks, root):
     folder = runner.run("demo", {"limit": "7", "run": "mine"}, ["02"], resume=False)
     assert folder == root / "mine"

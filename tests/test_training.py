@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
+from torch import nn
 
 from nerveceg_lib import losses, tasks, training
 from nerveceg_lib.compute import Hardware
@@ -161,6 +162,35 @@ def test_a_shared_trunk_learns_outlines_of_positive_frames_alone(frames):
         empty = batch | {"presence": torch.zeros(8)}
         without = losses.bce(logit, empty["presence"]) + 5 * losses.bce(masks, batch["mask"])
         assert task.objective(model, empty).item() == pytest.approx(without.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_loss_or_gradient_that_is_not_finite_stops_with_the_frames_named(what, frames, tmp_path):
+    class Poisoned(nn.Module):
+        """Finite until the second epoch, then with a loss of NaN or with a gradient of infinity alone."""
+
+        def __init__(self):
+            super().__init__()
+            self.weight, self.steps = nn.Parameter(torch.ones(1)), 0
+
+        def forward(self, image):
+            self.steps += self.training
+            logits = self.weight * image
+            if self.training and self.steps == 4:
+                logits = (
+                    logits * torch.nan if what == "loss" else logits + (self.weight - self.weight.detach()).abs().sqrt()
+                )
+            return logits
+
+    some = positives(frames, 6)
+    data, schedule = training.Data(some, some, 2, unchanged), training.Schedule(epochs=3, learning_rate=0.01)
+    message = f"{what} is (nan|inf) in epoch 2, expected a finite one.*look at the frames of this batch: train/"
+    with pytest.raises(InputError, match=message) as error:
+        training.fit(Poisoned(), tasks.segmentation_task("bce"), schedule, data, tmp_path, {})
+    named = str(error.value).split("batch: ")[1].split(", ")
+    assert len(named) == 2 and set(named) <= set(some.names)
+    kept = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert kept["epoch"] == 0 and kept["state_dict"]["model.weight"].isfinite().all()
 
 
 def test_early_stopping_stops(frames, tmp_path):

@@ -56,6 +56,7 @@ class CropSet(Dataset):
 
     def __init__(self, cache: FrameCache, rows: np.ndarray, places: np.ndarray, size: tuple[int, int], margin: bool):
         self.rows = np.asarray(rows)
+        self.names = cache.index["path"].to_numpy()[self.rows]
         side = SIDE + 2 * MARGIN * margin
         wide = tuple(round(length * side / SIDE) for length in size)
         at = corners(places, cache.frames.shape[1:], side)
@@ -72,7 +73,8 @@ class CropSet(Dataset):
 
     def __getitems__(self, places: list[int]) -> Batch:
         mask = torch.from_numpy(self.masks[places]).unsqueeze(1).float() / 255
-        return {"image": to_input(self.frames[places]), "mask": mask, "presence": _presence(mask)}
+        image, place = to_input(self.frames[places]), torch.tensor(places)
+        return {"image": image, "mask": mask, "presence": _presence(mask), "place": place}
 
 
 def trim(batch: Batch, size: tuple[int, int]) -> Batch:

@@ -30,17 +30,22 @@ class FrameSet(Dataset):
         self.frames, self.masks = open_resized(cache, size)
         self.rows = np.asarray(rows)
         self.presence = cache.index["presence"].to_numpy()[self.rows].astype(np.float32)
+        self.names = cache.index["path"].to_numpy()[self.rows]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitems__(self, places: list[int]) -> Batch:
-        """A whole batch: image (B, 1, H, W) standardised, mask (B, 1, H, W) in 0..1, presence (B,) 0 or 1."""
+        """A whole batch: image (B, 1, H, W) standardised, mask (B, 1, H, W) in 0..1, presence (B,) 0 or 1.
+
+        `place` (B,) int64 is where in `names` (files' paths) a frame's stands.
+        """
         rows = self.rows[places]
         return {
             "image": to_input(self.frames[rows]),
             "mask": torch.from_numpy(self.masks[rows]).unsqueeze(1).float() / 255,
             "presence": torch.from_numpy(self.presence[places]),
+            "place": torch.tensor(places),
         }
 
 
