@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 NBVAL := $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 600 -x
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup demo test bench notebooks clean
+.PHONY: setup demo test torture bench notebooks clean
 
 setup: $(VENV)/.installed
 
@@ -26,6 +26,10 @@ test: setup
 	# 1 to 6 one after the other, for each reads what the last one wrote; the studies beside each other
 	$(NBVAL) notebooks/0[1-6]*.ipynb
 	OMP_NUM_THREADS=1 $(NBVAL) -n 2 --dist loadfile notebooks/0[7-8]*.ipynb
+
+# Strangers' text, tables, names and images, ten thousand of each
+torture: setup
+	NERVECEG_FUZZ=10000 $(BIN)/python -m pytest tests/test_fuzz.py
 
 bench: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,bench]'

@@ -4,18 +4,21 @@ import argparse
 import sys
 from pathlib import Path
 
-from nerveceg_lib.errors import InputError, at_least
+from nerveceg_lib.errors import InputError, StorageError, at_least
 from nerveceg_lib.runtime import cores
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 1 for a failed notebook, 2 for bad input, 130 for a stopped sweep."""
+    """Run one command; returns the exit code: 0, 1 (failed notebook, full disk), 2 (bad input) or 130 (stopped)."""
     options = _parser().parse_args(arguments)
     try:
         return options.command(options) or 0
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except StorageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -168,17 +171,19 @@ def _print_summary(folder: Path, notebooks: list[str]) -> None:
 
 def _phantom(options: argparse.Namespace) -> None:
     from nerveceg_lib.data.phantom_set import write_phantom
+    from nerveceg_lib.files import storing
 
-    write_phantom(
-        options.out,
-        subjects=options.subjects,
-        frames_per_subject=options.frames_per_subject,
-        test_frames=options.test_frames,
-        seed=options.seed,
-        difficulty=options.difficulty,
-        contradictory=options.contradictory,
-        workers=options.workers,
-    )
+    with storing(options.out):
+        write_phantom(
+            options.out,
+            subjects=options.subjects,
+            frames_per_subject=options.frames_per_subject,
+            test_frames=options.test_frames,
+            seed=options.seed,
+            difficulty=options.difficulty,
+            contradictory=options.contradictory,
+            workers=options.workers,
+        )
     print(f"wrote {options.out}")
 
 

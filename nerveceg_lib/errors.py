@@ -1,4 +1,4 @@
-"""The one exception for mistakes a user can fix."""
+"""The exceptions for what a user can fix: mistakes, and disks that take no more."""
 
 from collections.abc import Iterable
 
@@ -7,6 +7,13 @@ class InputError(ValueError):
     """Bad input: the message names the file or parameter, what was found and what was expected.
 
     The command line prints the message without a traceback and exits with code 2.
+    """
+
+
+class StorageError(RuntimeError):
+    """A place that cannot be written: the message names it, why, and the space needed and free.
+
+    Nothing finished is lost: the same command (`run` with `--resume`) goes on once there is room. Exit code 1.
     """
 
 

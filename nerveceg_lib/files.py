@@ -2,26 +2,54 @@
 
 import json
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from nerveceg_lib.errors import InputError
+from nerveceg_lib.errors import InputError, StorageError
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Call `write(temporary path)`, bring the result to the disk, then rename it to `path`."""
+    """Call `write(temporary path)`, bring the result to the disk, then rename it to `path`.
+
+    Raises StorageError if the disk is full or the folder may not be written.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
-        write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())  # else a power cut may leave the new name over an empty file
-        temporary.replace(path)
+        with storing(path, part=temporary):
+            write(temporary)
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())  # else a power cut may leave the new name over an empty file
+            temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        if os.path.exists(temporary):  # unlike Path.exists not offended by folders that may not be read
+            temporary.unlink()
+
+
+@contextmanager
+def storing(path: Path, needed: int = 0, part: Path | None = None) -> Iterator[None]:
+    """While `path` is written: an OSError becomes a StorageError, and at once where less than `needed` bytes are free.
+
+    `part` is the file under its temporary name, whose size says what is needed at least.
+    """
+    folder = next(parent for parent in Path(path).absolute().parents if os.path.exists(parent))
+    if shutil.disk_usage(folder).free < needed:
+        raise StorageError(_complaint(path, folder, needed, "not enough space"))
+    try:
+        yield
+    except OSError as error:
+        written = os.path.getsize(part) if part and os.path.exists(part) else 0
+        raise StorageError(_complaint(path, folder, max(needed, written), error.strerror or str(error))) from error
+
+
+def _complaint(path: Path, folder: Path, needed: int, why: str) -> str:
+    free = shutil.disk_usage(folder).free
+    return f"{path}: cannot be written: {why}; {needed / 1e6:.1f} MB or more needed, {free / 1e6:.1f} MB free"
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -204,5 +204,6 @@ def fold_data(
 
 def _sides(chosen: pd.DataFrame, fold: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     training_side = chosen[chosen["split"] == "train"]
+    one_of("fold", fold, sorted(set(training_side["fold"].tolist())))
     validates = training_side["fold"] == fold
     return training_side[~validates], training_side[validates]

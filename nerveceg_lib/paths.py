@@ -67,6 +67,12 @@ def find_competition_data(data_dir: str) -> Path | None:
         mounted = sorted(KAGGLE_INPUT.glob("**/train_masks.csv")) if KAGGLE_INPUT.is_dir() else []
         return mounted[0].parent if mounted else None
     folder = Path(data_dir).expanduser().absolute()
-    if not (folder / "train").is_dir():
-        raise InputError(f"data_dir: expected a folder that holds train/ (and test/), found {data_dir!r}")
+    try:
+        found = [path.name for path in (folder / "train").iterdir()]
+    except OSError as error:
+        raise InputError(
+            f"data_dir: expected a folder that holds train/ (and test/), found {data_dir!r}: {error.strerror}"
+        ) from error
+    if not found:
+        raise InputError(f"data_dir: expected frames in train/, found none in {data_dir!r}")
     return folder

@@ -18,8 +18,9 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from nerveceg_lib.errors import InputError
-from nerveceg_lib.files import read_json, write_json
+from nerveceg_lib.files import read_json, storing, write_json
 from nerveceg_lib.paths import STAGES, STUDIES, artefact_root, run_dir, show
+from nerveceg_lib.record import add_data, write_record
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NOTEBOOKS = REPOSITORY / "notebooks"
@@ -47,7 +48,9 @@ def run(profile: str, overrides: dict[str, str], only: list[str], resume: bool) 
     folder = run_dir(chosen["run"])
     folder.mkdir(parents=True, exist_ok=True)
     with _alone_in(folder):
+        record = write_record(folder, chosen, _library_hash())
         _run_stages(chosen_stages, chosen, names, folder, resume)
+        add_data(record)
         _collect_metrics(folder)
     return folder
 
@@ -100,7 +103,10 @@ def load_profile(profile: str) -> dict:
     if not path.is_file():
         known = sorted(p.stem for p in PROFILES.glob("*.yaml"))
         raise InputError(f"--profile: expected one of {known} or a YAML file, found {profile!r}")
-    content = yaml.safe_load(path.read_text()) or {}
+    try:
+        content = yaml.safe_load(path.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: expected YAML, found {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected `name: value` lines, found {type(content).__name__}")
     return content
@@ -155,16 +161,17 @@ def _run_stage(number: str, stage: str, parameters: dict, folder: Path, fingerpr
 
 def _execute(stage: str, parameters: dict, output: Path) -> None:
     try:
-        papermill.execute_notebook(
-            NOTEBOOKS / f"{stage}.ipynb",
-            output,
-            parameters,
-            cwd=NOTEBOOKS,
-            progress_bar=sys.stderr.isatty(),
-            stdout_file=sys.stdout,
-            kernel_name="python3",
-            extra_arguments=["--log-level=ERROR"],  # else each kernel warns of its unencrypted local socket
-        )
+        with storing(output):
+            papermill.execute_notebook(
+                NOTEBOOKS / f"{stage}.ipynb",
+                output,
+                parameters,
+                cwd=NOTEBOOKS,
+                progress_bar=sys.stderr.isatty(),
+                stdout_file=sys.stdout,
+                kernel_name="python3",
+                extra_arguments=["--log-level=ERROR"],  # else each kernel warns of its unencrypted local socket
+            )
     except PapermillExecutionError as error:
         where = f"{stage}, cell {error.cell_index + 1}"
         message = f"{where}: {error.ename}: {error.evalue}\n  executed notebook: {show(output)}"

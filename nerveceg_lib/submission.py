@@ -1,5 +1,6 @@
 """Write submission.csv and check it against sample_submission.csv."""
 
+import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -12,14 +13,36 @@ COLUMNS = ["img", "pixels"]
 
 
 def read_masks_csv(path: Path, columns: list[str] = COLUMNS) -> pd.DataFrame:
-    """Read a table of RLE masks as text; an empty field stays "" instead of NaN. InputError on other columns."""
+    """Read a table of RLE masks as text; an empty field stays "" instead of NaN.
+
+    Raises InputError for what is no such table: other columns, ids that are no whole numbers or stand there twice. A
+    byte order mark and Windows line ends are no fault.
+    """
     try:
-        table = pd.read_csv(path, keep_default_na=False, dtype={"pixels": str})
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: expected a CSV with columns {columns}, found {error}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # else fields too many are dropped
+            table = pd.read_csv(path, keep_default_na=False, dtype=str, index_col=False, encoding="utf-8-sig")
+    except (
+        pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError, UnicodeDecodeError, OSError
+    ) as error:  # fmt: skip
+        raise InputError(f"{path}: expected a CSV with columns {columns}, found: {error}") from error
     if list(table.columns) != columns:
         raise InputError(f"{path}: expected columns {columns}, found {list(table.columns)}")
+    ids = columns[:-1]
+    for name in ids:
+        odd = ~table[name].str.fullmatch("[0-9]{1,9}")
+        if odd.any():
+            raise InputError(
+                _in_row(path, odd, f"expected a whole number as {name}, found {table[name][odd].iloc[0]!r}")
+            )
+        table[name] = table[name].astype(int)
+    if (twice := table.duplicated(ids)).any():
+        raise InputError(_in_row(path, twice, f"expected each {' and '.join(ids)} once, found one again"))
     return table
+
+
+def _in_row(path: Path, fault: pd.Series, message: str) -> str:
+    return f"{path}: row {int(fault.to_numpy().argmax()) + 2}: {message}"
 
 
 def write_submission(path: Path, masks: pd.DataFrame, sample: Path) -> pd.DataFrame:

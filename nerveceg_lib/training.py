@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from nerveceg_lib.compute import Hardware, resolve_precision
 from nerveceg_lib.data.dataset import FrameSet, eval_loader, train_loader
 from nerveceg_lib.errors import InputError, at_least, one_of
-from nerveceg_lib.files import read_json, write_csv, write_json
+from nerveceg_lib.files import read_json, storing, write_csv, write_json
 
 Batch = dict[str, torch.Tensor]
 SCHEDULES = ("one_cycle", "constant")
@@ -184,7 +184,8 @@ def fit(
     if schedule.ema:
         callbacks.append(EMAWeightAveraging(decay=schedule.ema))
     trainer = _trainer(schedule, hardware or Hardware(), callbacks)
-    trainer.fit(module, ckpt_path=last if goes_on else None, weights_only=True)
+    with storing(last):
+        trainer.fit(module, ckpt_path=last if goes_on else None, weights_only=True)
     state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
     module.load_state_dict(state)
     trainer.strategy.barrier()  # the first process may remove the checkpoint once all have read it

@@ -149,8 +149,8 @@ def test_no_patient_is_ever_on_both_sides(patients, seed):
 
 def test_a_shared_patient_is_caught():
     table = labelled({1: [0, 1]}).assign(split=["train", "heldout"], fold=[0, -1])
-    with pytest.raises(AssertionError, match=r"both sides of the split: \[1\]"):
-        index.assert_no_patient_on_both_sides(table)
+    with pytest.raises(InputError, match=r"split: expected each patient in one split.*found \[1\] on both sides"):
+        index.check_split(table)
 
 
 def test_too_few_patients_and_bad_shares_are_refused():

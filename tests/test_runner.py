@@ -1,7 +1,9 @@
 """Parameters, profiles, markers and failures of the notebook runner; it executes small stand-in notebooks."""
 
+import importlib.metadata
 import json
 import os
+import platform
 import subprocess
 import sys
 
@@ -9,9 +11,10 @@ import nbformat
 import pytest
 import yaml
 
-from nerveceg_lib import runner
+from nerveceg_lib import record, runner
 from nerveceg_lib.__main__ import main
 from nerveceg_lib.errors import InputError
+from nerveceg_lib.files import write_json
 from nerveceg_lib.paths import STAGES, STUDIES, find_competition_data, show, stage_dir
 from tests.conftest import REPOSITORY
 
@@ -78,6 +81,36 @@ def test_two_runs_into_one_folder_are_refused_by_a_lock_that_no_crash_leaves_beh
         other.kill()
     runner.run("demo", {}, ["01"], resume=False)
     assert log(root, STAGES[0]) == log(root, STAGES[0], "other") == "3;"
+
+
+def test_a_run_keeps_what_it_takes_to_repeat_it(notebooks, root, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["nerveceg_lib", "run", "-p", "limit", "7"])
+    runner.run("demo", {"limit": "7"}, ["01"], resume=False)
+    runner.run("demo", {"limit": "8"}, ["02"], resume=False)
+    records = [json.loads(path.read_text()) for path in sorted((root / "demo" / "records").iterdir())]
+    first, second = sorted(records, key=lambda record: record["parameters"]["limit"])
+    assert first["command"] == "python -m nerveceg_lib run -p limit 7"
+    assert first["parameters"] == {"run": "demo", "data_dir": "auto", "limit": 7, "share": 0.5}
+    assert second["parameters"]["limit"] == 8
+    assert first["packages"]["torch"] == importlib.metadata.version("torch") and len(first["library"]) == 16
+    assert first["processor"] and first["cores"] == os.cpu_count() and first["python"] == platform.python_version()
+    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=REPOSITORY)
+    assert (first["revision"] or "").rstrip("+") == head.stdout.strip()
+
+
+def test_the_record_holds_a_hash_of_the_data(root, tmp_path):
+    """It does not depend on where the files lie or when they were written, only on names and content."""
+    hashes = []
+    for number, content in enumerate(("a", "a", "b")):
+        run, kept = root / str(number), tmp_path / str(number)
+        (run / STAGES[0]).mkdir(parents=True)
+        kept.mkdir()
+        write_json(kept / "manifest.json", {"files": {"1_1.tif": {"blake2b": content, "size": number}}})
+        write_json(run / STAGES[0] / "dataset.json", {"cache": str(kept)})
+        path = record.write_record(run, {}, "")
+        record.add_data(path)
+        hashes.append(json.loads(path.read_text())["data"])
+    assert hashes[0] == hashes[1] != hashes[2]
 
 
 def test_only_and_overrides_reach_the_notebooks(notebooks, root):

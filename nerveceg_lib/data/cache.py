@@ -26,7 +26,7 @@ from tqdm import tqdm
 from nerveceg_lib.data.frames import read_frame, read_mask
 from nerveceg_lib.data.index import list_frames
 from nerveceg_lib.errors import InputError
-from nerveceg_lib.files import read_json, write_csv, write_json
+from nerveceg_lib.files import read_json, storing, write_csv, write_json
 from nerveceg_lib.rle import FRAME_SHAPE
 
 FORMAT = 1
@@ -47,7 +47,8 @@ class FrameCache:
 def open_cache(data_dir: Path, folder: Path, on_bad_frame: str = "stop", progress: bool = True) -> FrameCache:
     """Open the cache of `data_dir` in `folder`; build it first if it is missing, stale or half-written.
 
-    Raises InputError for a bad frame (`on_bad_frame="stop"`), or lists it in `skipped` ("skip").
+    Raises InputError for a bad frame (`on_bad_frame="stop"`), or lists it in `skipped` ("skip"), and StorageError where
+    there is no room.
     """
     if on_bad_frame not in ON_BAD_FRAME:
         raise InputError(f"on_bad_frame: expected one of {ON_BAD_FRAME}, found {on_bad_frame!r}")
@@ -55,7 +56,10 @@ def open_cache(data_dir: Path, folder: Path, on_bad_frame: str = "stop", progres
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):  # runs side by side share one cache
         if not _is_fresh(data_dir, folder, listing, on_bad_frame):
-            _build(data_dir, folder, listing, on_bad_frame, progress)
+            shutil.rmtree(folder, ignore_errors=True)
+            arrays = (len(listing) + int((listing["set"] == "train").sum())) * math.prod(FRAME_SHAPE)
+            with storing(folder, needed=arrays):
+                _build(data_dir, folder, listing, on_bad_frame, progress)
         return load_cache(folder)
 
 
@@ -97,11 +101,13 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def _digest(path: Path) -> str:
-    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest() if path.exists() else ""
+    try:
+        return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    except OSError:  # missing or not readable, which reading the frame will say
+        return ""
 
 
 def _build(data_dir: Path, folder: Path, listing: pd.DataFrame, on_bad_frame: str, progress: bool) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     kept, skipped, files = [], [], {}
     decoded = _decode_all(data_dir, listing)

@@ -1,12 +1,18 @@
 """Read one ultrasound frame or mask, and say clearly what is wrong with a bad one."""
 
+import io
+import struct
+import warnings
 from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image, UnidentifiedImageError
 
 from nerveceg_lib.errors import InputError
 from nerveceg_lib.rle import FRAME_SHAPE
+
+MOST_PIXELS = 16_000_000  # a camera's picture is named with its size; what promises more is not decoded
 
 
 def read_frame(path: Path) -> np.ndarray:
@@ -28,7 +34,9 @@ def _read(path: Path, kind: str) -> np.ndarray:
         content = np.fromfile(path, dtype=np.uint8)
     except FileNotFoundError as error:
         raise InputError(f"{path}: {kind} is missing") from error
-    pixels = _decode(content)
+    except OSError as error:  # a folder, or no permission
+        raise InputError(f"{path}: expected a readable image, found: {error.strerror}") from error
+    pixels = _decode(content) if _fits(content) else None
     if pixels is None:
         raise InputError(f"{path}: expected a readable image, found {content.size} bytes that do not decode")
     if pixels.ndim != 2 or pixels.dtype != np.uint8 or pixels.shape != FRAME_SHAPE:
@@ -37,10 +45,18 @@ def _read(path: Path, kind: str) -> np.ndarray:
     return pixels
 
 
+def _fits(content: np.ndarray) -> bool:
+    """Whether the header promises no more than MOST_PIXELS: a small file may unfold to gigabytes."""
+    warnings.filterwarnings("ignore", module=r"PIL\..*")  # of broken headers: our one message says it
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return image.width * image.height <= MOST_PIXELS
+    except (Image.DecompressionBombError, UnidentifiedImageError, OSError, SyntaxError, ValueError, struct.error):
+        return False
+
+
 def _decode(content: np.ndarray) -> np.ndarray | None:
     """Decoded pixels, or None. OpenCV raises on some broken files and returns None on others."""
-    if not content.size:
-        return None
     # OpenCV would print its own lines about a broken file beside our one message
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:

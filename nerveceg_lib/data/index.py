@@ -55,16 +55,17 @@ def split_patients(
     frames.loc[heldout, "split"] = "heldout"
     train = frames[frames["split"] == "train"]
     frames.loc[train.index, "fold"] = _group_folds(train, folds, seed)
-    assert_no_patient_on_both_sides(frames)
+    check_split(frames)
     return frames
 
 
-def assert_no_patient_on_both_sides(frames: pd.DataFrame) -> None:
-    """Raise AssertionError if a patient is in two splits or in two folds."""
+def check_split(frames: pd.DataFrame, where: str = "split") -> None:
+    """Raise InputError if a patient is in two splits or in two folds; `where` names the table."""
     labelled = frames[frames["set"] == "train"]
     sides = labelled.groupby("subject")[["split", "fold"]].nunique().max(axis=1)
     shared = sides.index[sides > 1].tolist()
-    assert not shared, f"patients on both sides of the split: {shared}"
+    if shared:
+        raise InputError(f"{where}: expected each patient in one split and one fold, found {shared} on both sides")
 
 
 def _group_folds(frames: pd.DataFrame, folds: int, seed: int) -> np.ndarray:
@@ -88,8 +89,10 @@ def _frame_files(folder: Path) -> list[Path]:
 
 
 def _numbers(path: Path, count: int) -> tuple[int, ...]:
-    numbers = re.fullmatch("_".join(["([0-9]+)"] * count), path.stem)
+    numbers = re.fullmatch("_".join(["(0|[1-9][0-9]{0,8})"] * count), path.stem)
     if not numbers:
         expected = "{subject}_{image}.tif" if count == 2 else "{image}.tif"
-        raise InputError(f"{path}: expected a frame named {expected}")
+        raise InputError(
+            f"{path}: expected a frame named {expected}, numbers without leading zeros, nine digits at most"
+        )
     return tuple(map(int, numbers.groups()))

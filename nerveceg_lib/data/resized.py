@@ -9,6 +9,7 @@ import numpy as np
 from filelock import FileLock
 
 from nerveceg_lib.data.cache import FrameCache
+from nerveceg_lib.files import storing
 
 
 def resize_frames(frames: np.ndarray, rows: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -30,10 +31,12 @@ def open_resized(cache: FrameCache, size: tuple[int, int]) -> tuple[np.ndarray, 
         if not folder.exists():
             unfinished = folder.with_suffix(".part")
             shutil.rmtree(unfinished, ignore_errors=True)
-            unfinished.mkdir()
-            for name, source, scale in (("frames", cache.frames, 1), ("masks", cache.masks, 255)):
-                _write(unfinished / f"{name}.npy", source, len(cache.masks), size, scale)
-            unfinished.rename(folder)
+            # a disk that fills up under a memory map kills the process, so ask before
+            with storing(folder, needed=2 * len(cache.masks) * size[0] * size[1]):
+                unfinished.mkdir()
+                for name, source, scale in (("frames", cache.frames, 1), ("masks", cache.masks, 255)):
+                    _write(unfinished / f"{name}.npy", source, len(cache.masks), size, scale)
+                unfinished.rename(folder)
     frames, masks = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("frames", "masks"))
     return frames, masks
 

@@ -9,10 +9,13 @@ from pathlib import Path
 import pandas as pd
 from filelock import FileLock
 
+from nerveceg_lib import rle
 from nerveceg_lib.data.cache import FrameCache, load_cache
+from nerveceg_lib.data.index import check_split
 from nerveceg_lib.data.phantom_set import write_phantom
-from nerveceg_lib.files import read_json, write_csv
-from nerveceg_lib.paths import STAGES, artefact_root, find_competition_data, require, stage_dir
+from nerveceg_lib.errors import InputError
+from nerveceg_lib.files import read_json, storing, write_csv
+from nerveceg_lib.paths import STAGES, artefact_root, find_competition_data, require, show, stage_dir
 from nerveceg_lib.submission import read_masks_csv
 
 
@@ -31,9 +34,10 @@ def resolve_data(data_dir: str, **phantom_options) -> Path:
         if not folder.exists():
             unfinished = folder.with_name(folder.name + ".part")
             shutil.rmtree(unfinished, ignore_errors=True)
-            unfinished.mkdir(parents=True)
-            write_phantom(unfinished, **phantom_options)
-            unfinished.rename(folder)
+            with storing(folder):
+                unfinished.mkdir(parents=True)
+                write_phantom(unfinished, **phantom_options)
+                unfinished.rename(folder)
     return folder
 
 
@@ -47,7 +51,9 @@ def load_prepared(run: str) -> FrameCache:
     """The frames that notebook 1 prepared for `run`; `index` carries `split` and `fold`."""
     stage = stage_dir(run, STAGES[0])
     cache = load_cache(Path(_dataset(run)["cache"]))
-    return replace(cache, index=pd.read_csv(require(stage / "frames.csv", STAGES[0])))
+    index = pd.read_csv(require(stage / "frames.csv", STAGES[0]))
+    check_split(index, show(stage / "frames.csv"))
+    return replace(cache, index=index)
 
 
 def load_solution(run: str) -> dict[int, str] | None:
@@ -69,13 +75,23 @@ def data_name(run: str) -> str:
     return _dataset(run)["name"]
 
 
-def load_train_masks(run: str) -> dict[tuple[int, int], str] | None:
-    """The strings of train_masks.csv by (subject, image), or None where the data has no such file."""
+def compare_train_masks(run: str, frames: FrameCache) -> int | None:
+    """How many mask files were found equal to their strings in train_masks.csv; None where the data has no such file.
+
+    Raises InputError for the first one that is not equal, as a shifted one would be, or not in the table.
+    """
     path = Path(_dataset(run)["data_dir"]) / "train_masks.csv"
     if not path.exists():
         return None
     table = read_masks_csv(path, ["subject", "img", "pixels"])
-    return {(row.subject, row.img): row.pixels for row in table.itertuples()}
+    given = {(row.subject, row.img): row.pixels for row in table.itertuples()}
+    labelled = frames.index[frames.index["set"] == "train"]
+    for row, subject, image, name in labelled[["row", "subject", "image", "mask_path"]].itertuples(index=False):
+        if (subject, image) not in given:
+            raise InputError(f"{path}: expected a row for subject {subject}, img {image}, found none")
+        if rle.encode(frames.masks[row]) != given[subject, image]:
+            raise InputError(f"{name}: expected the mask that {path.name} has for it, found another one")
+    return len(labelled)
 
 
 def sample_submission(run: str, stage: Path) -> Path:
