@@ -5,6 +5,7 @@ A kernel and its imports cost more than all cells at this size, so kernels are l
 
 import json
 import os
+import re
 import shutil
 from itertools import cycle, islice
 
@@ -132,11 +133,14 @@ def test_what_a_segmenter_cannot_go_on_from_is_named(own):
 
 @pytest.mark.parametrize(("classifier", "segmenter"), pairs())
 def test_network_goes_through_the_notebooks(classifier, segmenter, own):
+    # notebook 5 asks some hundred passes; larger versions of a network have the layers of the smallest
+    large = re.search("b[2-7]|resnet(34|50|101|152)", f"{classifier} {segmenter}") and segmenter != "attention-unet"
     for stage in paths.STAGES[1:]:
-        run_cells(stage, classifier_model=classifier, segmenter_model=segmenter)
+        if not (large and stage == paths.STAGES[4]):
+            run_cells(stage, classifier_model=classifier, segmenter_model=segmenter)
     folder = own / TINY["run"]
     trained = [json.loads(path.read_text())["model"] for path in sorted(folder.glob("0[23]*/*er.json"))]
     assert trained == [classifier, segmenter]
     data = next(own.glob("phantom-*"))
     validate_submission(folder / paths.STAGES[5] / "submission.csv", data / "sample_submission.csv")
-    assert len(list((folder / paths.STAGES[4]).glob("*.png"))) >= 2
+    assert large or len(list((folder / paths.STAGES[4]).glob("*.png"))) >= 8
