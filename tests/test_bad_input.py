@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from nerveceg_lib import jobs, rle, runner, submission, training
+from nerveceg_lib import jobs, runner, submission, training
 from nerveceg_lib.checkpoints import load_checkpoint, save_checkpoint
 from nerveceg_lib.data import cache, frames, layout, source
 from nerveceg_lib.data.index import list_frames
@@ -22,6 +22,7 @@ from nerveceg_lib.files import read_json, write_csv, write_json
 from nerveceg_lib.models import build_model
 from nerveceg_lib.paths import STAGES, find_competition_data, run_dir, stage_dir
 from tests.conftest import REPOSITORY
+from tests.test_rle import MALFORMED
 
 GREY = np.full((420, 580), 90, np.uint8)
 TAKEN = None
@@ -209,28 +210,6 @@ def test_rows_that_are_missing(prepared, tmp_path):
     assert not (tmp_path / "submission.csv").exists()
 
 
-RUNS = {
-    "rle: odd count": ("1 2 3", "here: 3 numbers, expected an even count"),
-    "rle: text": ("1 two", "here: number 2: expected a whole number, found 'two'"),
-    "rle: decimal fraction": ("1 2.5", "here: number 2: expected a whole number, found '2.5'"),
-    "rle: negative number": ("-4 2", "here: number 1: start is -4"),
-    "rle: start 0": ("0 2", "here: number 1: start is 0"),
-    "rle: length 0": ("1 0", "here: number 2: length is 0"),
-    "rle: beyond the frame": ("243600 2", "here: number 1: run 243600 2 ends at 243601, outside"),
-    "rle: a number of 400 digits": ("1 " + "9" * 400, "here: number 2: expected a whole number, found '999"),
-    "rle: overlapping runs": ("1 5 3 2", "here: number 3: run starts at 3, inside or before the run that ends at 5"),
-    "rle: unsorted runs": ("9 2 1 2", "here: number 3: run starts at 1, inside or before the run that ends at 10"),
-    "rle: digits of another script": ("\u0661 2", "here: number 1: expected a whole number"),
-}
-
-
-@pytest.mark.parametrize("row", RUNS)
-def test_run_length_encoding(row):
-    text, message = RUNS[row]
-    with pytest.raises(InputError, match=message):
-        rle.decode(text, where="here")
-
-
 def no_train(path):
     shutil.rmtree(path / "train")
 
@@ -375,6 +354,6 @@ def test_every_row_of_the_table_has_its_test():
     table = (REPOSITORY / "docs" / "bad_input.md").read_text()
     rows = re.findall(r"^\| (\w+: [^|]+?) \|", table, flags=re.MULTILINE)
     alone = [test_no_permission, test_a_shifted_mask, test_rows_that_are_missing, test_a_patient_on_both_sides]
-    tested = [*FRAMES, *MASKS, *TABLES, *RUNS, *FOLDERS, *PARAMETERS, *CHECKPOINTS]
+    tested = [*FRAMES, *MASKS, *TABLES, *(f"rle: {row}" for row in MALFORMED), *FOLDERS, *PARAMETERS, *CHECKPOINTS]
     tested += [row for test in alone for row in test.__doc__.split("; ")]
     assert sorted(rows) == sorted(tested) and len(set(rows)) == len(rows)
