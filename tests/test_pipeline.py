@@ -62,8 +62,9 @@ def test_resume_of_a_finished_run_does_nothing_again(finished):
 def test_same_command_twice_gives_the_same_submission_and_score(finished, tmp_path):
     root, _ = finished
     shutil.copytree(next(root.glob("phantom-*")), tmp_path / next(root.glob("phantom-*")).name)
-    run(tmp_path)
-    for file in (f"{STAGES[5]}/submission.csv", "metrics.json", f"{STAGES[3]}/heldout.csv"):
+    run(tmp_path, "--only", "01,02,03,04,06")  # nothing comes after notebook 5's pictures
+    shaped = [f"{stage}/metrics.json" for stage in STAGES if stage != STAGES[4]]
+    for file in (*shaped, f"{STAGES[5]}/submission.csv", f"{STAGES[3]}/heldout.csv"):
         assert (tmp_path / "tiny" / file).read_bytes() == (root / "tiny" / file).read_bytes(), file
 
 
