@@ -19,7 +19,7 @@ METADATA = {"Software": None}  # else every matplotlib release changes every sto
 
 def use_style(inline: str = "png") -> None:
     """Set the kit's figure style for this notebook; "jpeg" keeps one with many photographs small. Files stay PNG."""
-    set_matplotlib_formats(inline, **({"metadata": METADATA} if inline == "png" else {"pil_kwargs": {"quality": 88}}))
+    set_matplotlib_formats(inline, **({"metadata": METADATA} if inline == "png" else {"pil_kwargs": {"quality": 85}}))
     plt.rcParams.update(
         {
             "figure.dpi": 100,
