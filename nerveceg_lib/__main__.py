@@ -1,6 +1,7 @@
 """Command line: `python -m nerveceg_lib COMMAND`."""
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from nerveceg_lib.runtime import cores
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 (failed notebook, full disk), 2 (bad input) or 130 (stopped)."""
     options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # schedulers' way to say Ctrl-C: clean up, then end
     try:
         return options.command(options) or 0
     except InputError as error:
@@ -19,6 +21,9 @@ def main(arguments: list[str] | None = None) -> int:
     except StorageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here (run and fit: with --resume)", file=sys.stderr)
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -123,12 +128,8 @@ def _sweep(options: argparse.Namespace) -> int:
     at_least(1, **{"--workers": options.workers})
     sweep = read_sweep(options.grid, options.metric)
     print(f"{len(sweep.points)} runs", flush=True)
-    try:
-        with connect(options.scheduler, options.workers) as client:
-            table = run_sweep(sweep, client)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+    with connect(options.scheduler, options.workers) as client:
+        table = run_sweep(sweep, client)
     print(f"wrote {artefact_root() / sweep.name / 'results.csv'}")
     return int((table["status"] == "failed").any())
 

@@ -1,9 +1,14 @@
-"""A trained network on disk: `<name>.pt` (weights only) and `<name>.json` (how to rebuild and feed it)."""
+"""A trained network on disk: `<name>.pt` (weights only) and `<name>.json` (how to rebuild and feed it).
 
+Also how training in progress reaches the disk.
+"""
+
+import io
 import pickle
 from pathlib import Path
 
 import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import nn
 
 from nerveceg_lib.errors import InputError
@@ -13,10 +18,23 @@ from nerveceg_lib.models import build_model
 FORMAT = 1
 
 
+class WholeCheckpoints(TorchCheckpointIO):
+    """Lightning writes to the system's temporary folder and moves: a copy, where that is another disk."""
+
+    def save_checkpoint(self, checkpoint: dict, path: str | Path, storage_options: None = None) -> None:
+        _write(Path(path), checkpoint)
+
+
+def _write(path: Path, content: dict) -> None:
+    buffer = io.BytesIO()  # torch.save to a file does not say why it cannot be written
+    torch.save(content, buffer)
+    write_atomically(path, lambda unfinished: unfinished.write_bytes(buffer.getbuffer()))
+
+
 def save_checkpoint(path: Path, model: nn.Module, name: str, config: dict, **facts) -> None:
     """Write `path` (.pt) and its .json: model `name` and `config` for `build_model`, and free-form `facts`
     (JSON-safe), such as `size` (height, width of the input) and validation figures."""
-    write_atomically(path, lambda p: torch.save(model.state_dict(), p))
+    _write(path, model.state_dict())
     write_json(path.with_suffix(".json"), {"format": FORMAT, "model": name, "config": config, **facts})
 
 

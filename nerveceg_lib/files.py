@@ -1,4 +1,4 @@
-"""Write small files so that no half-written one ever stands under its final name."""
+"""Write files and folders so that no half-written one ever stands under its final name."""
 
 import json
 import os
@@ -12,6 +12,8 @@ import pandas as pd
 
 from nerveceg_lib.errors import InputError, StorageError
 
+UNFINISHED = ".unfinished-"  # what names of files and folders begin with until they are whole
+
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Call `write(temporary path)`, bring the result to the disk, then rename it to `path`.
@@ -19,7 +21,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     Raises StorageError if the disk is full or the folder may not be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    temporary = path.with_name(f"{UNFINISHED}{os.getpid()}-{path.name}")
     try:
         with storing(path, part=temporary):
             write(temporary)
@@ -29,6 +31,34 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     finally:
         if os.path.exists(temporary):  # unlike Path.exists not offended by folders that may not be read
             temporary.unlink()
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A new folder to write into, which becomes `path` once the block has ended well; what `path` held is replaced.
+
+    What an earlier process left half-written is thrown away: two must not make the same folder at once.
+    """
+    unfinished = path.with_name(UNFINISHED + path.name)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    yield unfinished
+    shutil.rmtree(path, ignore_errors=True)
+    unfinished.rename(path)
+
+
+def new_folder(path: str | Path) -> Path:
+    """`path`, if nothing is there or an empty folder; raises InputError otherwise."""
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{path}: already there, expected a new or empty folder")
+    return path
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Remove what killed processes left half-written in `folder`, on which nobody else may be working."""
+    for path in list(folder.rglob(f"{UNFINISHED}*")):
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

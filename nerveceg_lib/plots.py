@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
+from nerveceg_lib.files import write_atomically
 from nerveceg_lib.metrics import gated_scores
 
 TRUTH, PREDICTION, NEUTRAL = "#56B4E9", "#E69F00", "#666666"
@@ -36,8 +37,8 @@ def use_style(inline: str = "png") -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Save a figure beside the stage's other artefacts."""
-    figure.savefig(path, metadata=METADATA)
+    """Save a figure beside the stage's other artefacts, whole or not at all."""
+    write_atomically(path, lambda unfinished: figure.savefig(unfinished, metadata=METADATA))
 
 
 def frame_grid(

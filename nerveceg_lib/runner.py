@@ -18,7 +18,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from nerveceg_lib.errors import InputError
-from nerveceg_lib.files import read_json, storing, write_json
+from nerveceg_lib.files import UNFINISHED, clear_unfinished, read_json, storing, write_json
 from nerveceg_lib.paths import STAGES, STUDIES, artefact_root, run_dir, show
 from nerveceg_lib.record import add_data, write_record
 
@@ -48,6 +48,7 @@ def run(profile: str, overrides: dict[str, str], only: list[str], resume: bool) 
     folder = run_dir(chosen["run"])
     folder.mkdir(parents=True, exist_ok=True)
     with _alone_in(folder):
+        clear_unfinished(folder)
         record = write_record(folder, chosen, _library_hash())
         _run_stages(chosen_stages, chosen, names, folder, resume)
         add_data(record)
@@ -160,11 +161,12 @@ def _run_stage(number: str, stage: str, parameters: dict, folder: Path, fingerpr
 
 
 def _execute(stage: str, parameters: dict, output: Path) -> None:
+    unfinished = output.with_name(UNFINISHED + output.name)  # papermill writes it anew after each cell
     try:
         with storing(output):
             papermill.execute_notebook(
                 NOTEBOOKS / f"{stage}.ipynb",
-                output,
+                unfinished,
                 parameters,
                 cwd=NOTEBOOKS,
                 progress_bar=sys.stderr.isatty(),
@@ -172,7 +174,9 @@ def _execute(stage: str, parameters: dict, output: Path) -> None:
                 kernel_name="python3",
                 extra_arguments=["--log-level=ERROR"],  # else each kernel warns of its unencrypted local socket
             )
+            unfinished.replace(output)
     except PapermillExecutionError as error:
+        unfinished.replace(output)
         where = f"{stage}, cell {error.cell_index + 1}"
         message = f"{where}: {error.ename}: {error.evalue}\n  executed notebook: {show(output)}"
         raise StageFailed(message, 2 if error.ename == "InputError" else 1) from error

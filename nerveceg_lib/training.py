@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 from torch.utils.data import DataLoader
 
+from nerveceg_lib.checkpoints import WholeCheckpoints
 from nerveceg_lib.compute import Hardware, resolve_precision
 from nerveceg_lib.data.dataset import FrameSet, eval_loader, train_loader
 from nerveceg_lib.errors import InputError, at_least, one_of
@@ -207,6 +208,7 @@ def _trainer(schedule: Schedule, hardware: Hardware, callbacks: list[Callback]) 
         strategy=strategy,
         precision={"bf16": "bf16-mixed", "fp32": "32-true"}[resolve_precision(hardware.precision)],
         use_distributed_sampler=False,
+        plugins=[WholeCheckpoints()],
         callbacks=callbacks,
         logger=False,
         deterministic="warn",

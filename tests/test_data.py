@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from nerveceg_lib.data import audit, cache, frames, index, layout, source
 from nerveceg_lib.data.dataset import FrameSet, augment, augmentation, balanced, to_input, train_loader
 from nerveceg_lib.errors import InputError
+from nerveceg_lib.files import UNFINISHED
 
 GREY = np.full((420, 580), 90, np.uint8)
 
@@ -185,7 +186,7 @@ def test_phantom_is_made_once_and_a_half_made_one_thrown_away(root):
     stamp = (made / "train_masks.csv").stat().st_mtime_ns
     assert source.resolve_data("auto", **options) == made
     assert (made / "train_masks.csv").stat().st_mtime_ns == stamp
-    unfinished = root / (made.name + ".part")
+    unfinished = root / (UNFINISHED + made.name)
     made.rename(unfinished)
     (unfinished / "train" / "9_9.tif").touch()
     assert not (source.resolve_data("auto", **options) / "train" / "9_9.tif").exists()

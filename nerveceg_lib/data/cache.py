@@ -4,12 +4,11 @@ frames.npy   uint8 (frames, 420, 580)        train frames first, then test frame
 masks.npy    uint8 (train frames, 420, 580)  values 0 and 1
 index.csv    one row a frame, in the same order: presence and mask area (-1 for test frames), centroid
 skipped.csv  bad frames left out, with the reason
-manifest.json  written last: without it, or with another one than the files ask for, the cache is rebuilt
+manifest.json  hashes of the files; where they differ, the cache is rebuilt
 """
 
 import hashlib
 import math
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from tqdm import tqdm
 from nerveceg_lib.data.frames import read_frame, read_mask
 from nerveceg_lib.data.index import list_frames
 from nerveceg_lib.errors import InputError
-from nerveceg_lib.files import read_json, storing, write_csv, write_json
+from nerveceg_lib.files import read_json, storing, whole_folder, write_csv, write_json
 from nerveceg_lib.rle import FRAME_SHAPE
 
 FORMAT = 1
@@ -56,10 +55,9 @@ def open_cache(data_dir: Path, folder: Path, on_bad_frame: str = "stop", progres
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):  # runs side by side share one cache
         if not _is_fresh(data_dir, folder, listing, on_bad_frame):
-            shutil.rmtree(folder, ignore_errors=True)
             arrays = (len(listing) + int((listing["set"] == "train").sum())) * math.prod(FRAME_SHAPE)
-            with storing(folder, needed=arrays):
-                _build(data_dir, folder, listing, on_bad_frame, progress)
+            with storing(folder, needed=arrays), whole_folder(folder) as unfinished:
+                _build(data_dir, unfinished, listing, on_bad_frame, progress)
         return load_cache(folder)
 
 
@@ -108,7 +106,6 @@ def _digest(path: Path) -> str:
 
 
 def _build(data_dir: Path, folder: Path, listing: pd.DataFrame, on_bad_frame: str, progress: bool) -> None:
-    folder.mkdir(parents=True)
     kept, skipped, files = [], [], {}
     decoded = _decode_all(data_dir, listing)
     train_count = int((listing["set"] == "train").sum())
@@ -124,6 +121,8 @@ def _build(data_dir: Path, folder: Path, listing: pd.DataFrame, on_bad_frame: st
             if mask is not None:
                 masks.write(mask)
             kept.append(row | _describe(mask))
+    if not any(row["set"] == "train" for row in kept):
+        raise InputError(f"{data_dir}: no usable training frame; {len(skipped)} were skipped")
     _finish(folder, pd.DataFrame(kept), pd.DataFrame(skipped, columns=["path", "reason"]))
     manifest = {"format": FORMAT, "on_bad_frame": on_bad_frame, "files": files}
     write_json(folder / "manifest.json", manifest)
@@ -175,8 +174,6 @@ def _describe(mask: np.ndarray | None) -> dict:
 
 
 def _finish(folder: Path, index: pd.DataFrame, skipped: pd.DataFrame) -> None:
-    if index.empty or not (index["set"] == "train").any():
-        raise InputError(f"{folder}: no usable training frame; {len(skipped)} were skipped")
     index["row"] = np.arange(len(index))
     write_csv(folder / "index.csv", index)
     write_csv(folder / "skipped.csv", skipped)

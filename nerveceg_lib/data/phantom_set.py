@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from nerveceg_lib.data import layout
 from nerveceg_lib.errors import InputError
+from nerveceg_lib.files import new_folder, whole_folder
 from nerveceg_lib.phantom import Plan, cohort, difficulty_named, make_patient
 from nerveceg_lib.rle import encode
 
@@ -48,13 +49,14 @@ def write_phantom(
     workers: int | None = None,
     progress: bool = True,
 ) -> None:
-    """Write a synthetic data set to the folder `out`, laid out as data/layout.py says.
+    """Write a synthetic data set to the new or empty folder `out`, laid out as data/layout.py says.
 
     subjects, frames_per_subject: size of the train set, 1 or more each. test_frames: 0 or more, of other
     patients, in random order. difficulty: easy, medium or hard. contradictory: share of frames (0 to 0.5)
     that nearly repeat a positive frame and are labelled negative; contradictory.csv (subject,img,twin) lists
     those of the train set. workers: processes, by default one per usable core. The same seed gives the same
-    bytes. Raises InputError naming the parameter if one is out of range.
+    bytes; killed, it leaves no `out`. Raises InputError naming the parameter if one is out of range, or `out` if it
+    holds something.
     """
     _check(subjects=(subjects, 1), frames_per_subject=(frames_per_subject, 1), test_frames=(test_frames, 0))
     _check(seed=(seed, 0), workers=(1 if workers is None else workers, 1))
@@ -66,18 +68,21 @@ def write_phantom(
     order = np.random.default_rng(order_seed).permutation(test_frames) + 1
     jobs = [*_train_jobs(train, difficulty), *_test_jobs(test, difficulty, order)]
 
-    out = Path(out)
-    for folder in ("train", "test"):
-        (out / folder).mkdir(parents=True, exist_ok=True)
-    rows: list[tuple[int, int, str]] = []
     total = frames_per_subject * subjects + test_frames
-    with tqdm(total=total, unit="frame", desc="phantom", disable=not progress) as bar:
-        for done in _run(partial(_write, out), jobs, workers):
-            rows += done
-            bar.update(len(done))
+    with whole_folder(new_folder(out)) as folder, tqdm(total=total, desc="phantom", disable=not progress) as bar:
+        _draw(folder, jobs, workers, bar)
+        _write_twins(folder, train)
+
+
+def _draw(out: Path, jobs: list[Job], workers: int | None, bar: tqdm) -> None:
+    for name in ("train", "test"):
+        (out / name).mkdir()
+    rows: list[tuple[int, int, str]] = []
+    for done in _run(partial(_write, out), jobs, workers):
+        rows += done
+        bar.update(len(done))
     layout.write_train_masks(out, [row for row in rows if row[0]])
     layout.write_test_tables(out, [row[1:] for row in rows if not row[0]])
-    _write_twins(out, train)
 
 
 def _check(**parameters: tuple[int, int]) -> None:

@@ -1,7 +1,6 @@
 """Labelled frames and masks at one input size: made once from the cache, then memory-mapped by every run."""
 
 import os
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -9,7 +8,7 @@ import numpy as np
 from filelock import FileLock
 
 from nerveceg_lib.data.cache import FrameCache
-from nerveceg_lib.files import storing
+from nerveceg_lib.files import storing, whole_folder
 
 
 def resize_frames(frames: np.ndarray, rows: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -29,14 +28,10 @@ def open_resized(cache: FrameCache, size: tuple[int, int]) -> tuple[np.ndarray, 
     folder = cache.folder / f"resized-{size[0]}x{size[1]}"
     with FileLock(cache.folder / f".{folder.name}.lock"):
         if not folder.exists():
-            unfinished = folder.with_suffix(".part")
-            shutil.rmtree(unfinished, ignore_errors=True)
             # a disk that fills up under a memory map kills the process, so ask before
-            with storing(folder, needed=2 * len(cache.masks) * size[0] * size[1]):
-                unfinished.mkdir()
+            with storing(folder, needed=2 * len(cache.masks) * size[0] * size[1]), whole_folder(folder) as unfinished:
                 for name, source, scale in (("frames", cache.frames, 1), ("masks", cache.masks, 255)):
                     _write(unfinished / f"{name}.npy", source, len(cache.masks), size, scale)
-                unfinished.rename(folder)
     frames, masks = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("frames", "masks"))
     return frames, masks
 

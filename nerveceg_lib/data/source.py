@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +22,7 @@ def resolve_data(data_dir: str, **phantom_options) -> Path:
     """The folder in competition layout that `data_dir` means; "auto" falls back to the phantom.
 
     The phantom is made once for a set of `phantom_options` (see `write_phantom`) and kept under the
-    artefact root; a half-made one is thrown away.
+    artefact root.
     """
     if found := find_competition_data(data_dir):
         return found
@@ -32,12 +31,8 @@ def resolve_data(data_dir: str, **phantom_options) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):  # runs side by side share one phantom
         if not folder.exists():
-            unfinished = folder.with_name(folder.name + ".part")
-            shutil.rmtree(unfinished, ignore_errors=True)
             with storing(folder):
-                unfinished.mkdir(parents=True)
-                write_phantom(unfinished, **phantom_options)
-                unfinished.rename(folder)
+                write_phantom(folder, **phantom_options)
     return folder
 
 

@@ -26,6 +26,7 @@ from nerveceg_lib import rle
 from nerveceg_lib.data import layout
 from nerveceg_lib.data.windows import Frame, choose, cut, find_field, thin
 from nerveceg_lib.errors import InputError
+from nerveceg_lib.files import new_folder, storing, whole_folder
 
 ARCHIVE_URL = "https://github.com/tmkand/usgra-seg/archive/HEAD.zip"  # HEAD: whatever the main branch is called
 ATTRIBUTION = """\
@@ -85,9 +86,7 @@ def import_usgra(
             f"presence={presence}, test_share={test_share}, windows_per_frame={windows_per_frame}: expected "
             "0 < presence < 1, 0 <= test_share < 1 and at least 1 window per frame"
         )
-    destination = Path(destination)
-    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        raise InputError(f"{destination}: already there, expected a new or empty folder")
+    destination = new_folder(destination)
     rng = np.random.default_rng(seed)
     with ExitStack() as stack:
         if source in (None, "download"):
@@ -106,9 +105,10 @@ def import_usgra(
         raise InputError(f"{source}: found no windows with and without a nerve at one scale and depth, expected some")
     windows["subject"] = windows["source"].map(_subjects(list(frames.values())))
     windows = _number(windows, test_share, rng)
-    _write(destination, windows, frames, progress)
-    for name, text in texts.items():
-        (destination / name).write_bytes(text)
+    with storing(destination), whole_folder(destination) as folder:
+        _write(folder, windows, frames, progress)
+        for name, text in texts.items():
+            (folder / name).write_bytes(text)
     return _count(windows)
 
 
@@ -198,7 +198,7 @@ def _number(windows: pd.DataFrame, test_share: float, rng: np.random.Generator) 
 
 
 def _write(root: Path, windows: pd.DataFrame, frames: dict[str, Frame], progress: bool) -> None:
-    (root / "train").mkdir(parents=True)
+    (root / "train").mkdir()
     (root / "test").mkdir()
     train, test = [], []
     for row in tqdm(windows.itertuples(), "write windows", total=len(windows), disable=not progress):
