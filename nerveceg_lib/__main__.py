@@ -1,6 +1,7 @@
 """Command line: `python -m nerveceg_lib COMMAND`."""
 
 import argparse
+import logging
 import signal
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # else it reports the cell that nobody waits for
         print("interrupted; the same command goes on from here (run and fit: with --resume)", file=sys.stderr)
         return 130
 

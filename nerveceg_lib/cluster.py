@@ -1,12 +1,10 @@
 """Dask workers: of a cluster by its address, or started on this machine."""
 
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from nerveceg_lib.errors import InputError
-from nerveceg_lib.runtime import cores
+from nerveceg_lib.runtime import cores, uninterrupted
 
 TIMEOUT = 20  # seconds that a scheduler has to answer
 
@@ -33,20 +31,7 @@ def connect(scheduler: str, workers: int) -> Iterator:
         return
     environment = {"OMP_NUM_THREADS": str(max(1, cores() // workers))}
     local = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None, "env": environment}
-    with _uninterrupted():
+    with uninterrupted():
         cluster = LocalCluster(**local)
     with cluster, Client(cluster) as client:
         yield client
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Processes started here ignore Ctrl-C, which a terminal sends to all of them: the one that waits ends the rest."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set handlers
-        return
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)

@@ -177,6 +177,8 @@ def _execute(stage: str, parameters: dict, output: Path) -> None:
             unfinished.replace(output)
     except PapermillExecutionError as error:
         unfinished.replace(output)
+        if error.ename == "KeyboardInterrupt":
+            raise KeyboardInterrupt from error
         where = f"{stage}, cell {error.cell_index + 1}"
         message = f"{where}: {error.ename}: {error.evalue}\n  executed notebook: {show(output)}"
         raise StageFailed(message, 2 if error.ename == "InputError" else 1) from error

@@ -23,6 +23,7 @@ from nerveceg_lib.errors import InputError
 from nerveceg_lib.files import new_folder, whole_folder
 from nerveceg_lib.phantom import Plan, cohort, difficulty_named, make_patient
 from nerveceg_lib.rle import encode
+from nerveceg_lib.runtime import uninterrupted
 
 CHUNK = 60  # frames a worker renders at a stretch: enough to pay for drawing the patient's anatomy
 
@@ -127,7 +128,9 @@ def _run(work: partial, jobs: list[Job], workers: int | None) -> Iterable[list[t
     # an executor and not a Pool: a worker that dies ends the run instead of being replaced for ever
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_prepare_worker) as pool:
-        yield from pool.map(work, jobs)
+        with uninterrupted():
+            done = pool.map(work, jobs)
+        yield from done
 
 
 def _prepare_worker() -> None:
