@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 NBVAL := $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 600 -x
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup demo test torture bench notebooks clean
+.PHONY: setup demo test torture audit bench notebooks clean
 
 setup: $(VENV)/.installed
 
@@ -23,13 +23,24 @@ test: setup
 	# one process a core, the longest files first, else one core waits for the other at the end
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder \
 		tests/test_pipeline.py tests/test_every_network.py tests/test_models.py tests
-	# 1 to 6 one after the other, for each reads what the last one wrote; the studies beside each other
-	$(NBVAL) notebooks/0[1-6]*.ipynb
-	OMP_NUM_THREADS=1 $(NBVAL) -n 2 --dist loadfile notebooks/0[7-8]*.ipynb
+	# 2 to 6 one after the other, for each reads what the last one wrote; the studies read what 1 wrote alone
+	$(NBVAL) notebooks/01*.ipynb
+	OMP_NUM_THREADS=1 $(NBVAL) -n 2 --dist loadfile notebooks/0[7-8]*.ipynb & studies=$$!; \
+		$(NBVAL) notebooks/0[2-6]*.ipynb; main=$$?; wait $$studies && exit $$main
 
-# Strangers' text, tables, names and images, ten thousand of each
+# An hour or so: ends a run at 50 random moments, tries ten thousand strangers' texts, tables, names and images each,
+# and fuzzes the two parsers of strangers' bytes by coverage for ten minutes each
 torture: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,torture]'
+	$(BIN)/python -m tests.torture 50
 	NERVECEG_FUZZ=10000 $(BIN)/python -m pytest tests/test_fuzz.py
+	$(BIN)/python -m tests.fuzz_coverage rle 600
+	$(BIN)/python -m tests.fuzz_coverage image 600
+
+# Known vulnerabilities of the pinned packages; needs the network, and fails for what could not be looked up
+audit: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,audit]'
+	$(BIN)/pip-audit --strict --skip-editable
 
 bench: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,bench]'

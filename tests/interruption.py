@@ -35,6 +35,7 @@ DRAWS = {  # at this size the gate opens, so that the submission holds masks
 OPTIONS = [text for name, value in DRAWS.items() for text in ("-p", name, str(value))]
 RUN = ["run", "--profile", PROFILE, "--resume", "--only", ONLY, *OPTIONS]
 RESULTS = (
+    *(f"{stage}/metrics.json" for stage in STAGES if stage[:2] in ONLY),
     f"{STAGES[5]}/submission.csv",
     f"{STAGES[3]}/test.csv",
     f"{STAGES[3]}/heldout.csv",

@@ -3,10 +3,8 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pandas as pd
@@ -57,37 +55,6 @@ def test_resume_of_a_finished_run_does_nothing_again(finished):
     root, _ = finished
     done = run(root, "--resume")
     assert done.stdout.count("done before, skipped") == 6
-
-
-def test_same_command_twice_gives_the_same_submission_and_score(finished, tmp_path):
-    root, _ = finished
-    shutil.copytree(next(root.glob("phantom-*")), tmp_path / next(root.glob("phantom-*")).name)
-    run(tmp_path, "--only", "01,02,03,04,06")  # nothing comes after notebook 5's pictures
-    shaped = [f"{stage}/metrics.json" for stage in STAGES if stage != STAGES[4]]
-    for file in (*shaped, f"{STAGES[5]}/submission.csv", f"{STAGES[3]}/heldout.csv"):
-        assert (tmp_path / "tiny" / file).read_bytes() == (root / "tiny" / file).read_bytes(), file
-
-
-def test_killed_training_goes_on_from_its_last_checkpoint(finished, tmp_path):
-    root, _ = finished
-    shutil.copytree(root, tmp_path / "runs")
-    folder = tmp_path / "runs" / "tiny"
-    long = ("-p", "segmenter_epochs", "100", "--only", "03", "--resume")
-    environment = os.environ | {"NERVECEG_RUNS": str(tmp_path / "runs")}
-    process = subprocess.Popen(
-        command(*long), cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
-    for line in process.stdout:
-        if line.startswith("epoch 3/100"):
-            break
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    time.sleep(3)  # the orphaned kernel notices within a second that its parent is gone
-    assert (folder / STAGES[2] / "last.ckpt").exists()
-    done = run(tmp_path / "runs", *long)
-    assert "resumed after epoch" in done.stdout
-    curves = pd.read_csv(folder / STAGES[2] / "curves.csv")
-    assert curves["epoch"].tolist() == list(range(1, 101))
 
 
 def test_one_trunk_goes_through_all_notebooks(finished, tmp_path):

@@ -5,9 +5,8 @@ import struct
 import warnings
 from pathlib import Path
 
-import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from nerveceg_lib.errors import InputError
 from nerveceg_lib.rle import FRAME_SHAPE
@@ -31,35 +30,27 @@ def read_mask(path: Path) -> np.ndarray:
 
 def _read(path: Path, kind: str) -> np.ndarray:
     try:
-        content = np.fromfile(path, dtype=np.uint8)
+        content = Path(path).read_bytes()
     except FileNotFoundError as error:
         raise InputError(f"{path}: {kind} is missing") from error
     except OSError as error:  # a folder, or no permission
         raise InputError(f"{path}: expected a readable image, found: {error.strerror}") from error
-    pixels = _decode(content) if _fits(content) else None
+    pixels = _decode(content)
     if pixels is None:
-        raise InputError(f"{path}: expected a readable image, found {content.size} bytes that do not decode")
+        raise InputError(f"{path}: expected a readable image, found {len(content)} bytes that do not decode")
     if pixels.ndim != 2 or pixels.dtype != np.uint8 or pixels.shape != FRAME_SHAPE:
         found = f"{pixels.dtype} of shape {pixels.shape}"
         raise InputError(f"{path}: expected an 8-bit grey {kind} of shape {FRAME_SHAPE}, found {found}")
     return pixels
 
 
-def _fits(content: np.ndarray) -> bool:
-    """Whether the header promises no more than MOST_PIXELS: a small file may unfold to gigabytes."""
+def _decode(content: bytes) -> np.ndarray | None:
+    """Decoded pixels, or None. OpenCV believes the lengths that a file states: 272 bytes made it ask for 4 GB."""
     warnings.filterwarnings("ignore", module=r"PIL\..*")  # of broken headers: our one message says it
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            return image.width * image.height <= MOST_PIXELS
-    except (Image.DecompressionBombError, UnidentifiedImageError, OSError, SyntaxError, ValueError, struct.error):
-        return False
-
-
-def _decode(content: np.ndarray) -> np.ndarray | None:
-    """Decoded pixels, or None. OpenCV raises on some broken files and returns None on others."""
-    # OpenCV would print its own lines about a broken file beside our one message
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
-        return cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
-    except cv2.error:
+        with Image.open(io.BytesIO(content), formats=("TIFF", "PNG")) as image:
+            if image.width * image.height > MOST_PIXELS:
+                return None
+            return np.asarray(image.convert("RGB") if image.mode == "P" else image)
+    except (Image.DecompressionBombError, OSError, SyntaxError, ValueError, struct.error):
         return None
