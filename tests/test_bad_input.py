@@ -5,6 +5,8 @@ import pickle
 import re
 import shutil
 import struct
+import subprocess
+import sys
 from contextlib import contextmanager
 
 import cv2
@@ -122,6 +124,19 @@ def test_frames_and_masks(row, data, tmp_path):
     with pytest.raises(InputError, match=message):
         cache.open_cache(data, tmp_path / "cache", progress=False)
     assert not (tmp_path / "cache" / "manifest.json").exists()
+
+
+def test_a_chunk_that_promises_gigabytes(tmp_path):
+    """frame: a PNG whose chunk promises gigabytes"""
+    path, png = tmp_path / "1_1.png", cv2.imencode(".png", GREY)[1].tobytes()
+    path.write_bytes(png[:33] + b"\xff\xff\x01\x03IDAT" + png[41:300])  # behind signature and header
+    code = (
+        "import resource, sys; from nerveceg_lib.data.frames import InputError, read_frame\n"
+        "try: read_frame(sys.argv[1])\n"
+        "except InputError: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, path], cwd=REPOSITORY, capture_output=True, text=True)
+    assert int(done.stdout) * 1024 < 2e9, done.stdout + done.stderr  # counts this process too, as it was when forked
 
 
 def test_no_permission(data):
@@ -353,7 +368,13 @@ def test_the_payload_would_run_where_pickles_are_trusted(tmp_path):
 def test_every_row_of_the_table_has_its_test():
     table = (REPOSITORY / "docs" / "bad_input.md").read_text()
     rows = re.findall(r"^\| (\w+: [^|]+?) \|", table, flags=re.MULTILINE)
-    alone = [test_no_permission, test_a_shifted_mask, test_rows_that_are_missing, test_a_patient_on_both_sides]
+    alone = [
+        test_a_chunk_that_promises_gigabytes,
+        test_no_permission,
+        test_a_shifted_mask,
+        test_rows_that_are_missing,
+        test_a_patient_on_both_sides,
+    ]
     tested = [*FRAMES, *MASKS, *TABLES, *(f"rle: {row}" for row in MALFORMED), *FOLDERS, *PARAMETERS, *CHECKPOINTS]
     tested += [row for test in alone for row in test.__doc__.split("; ")]
     assert sorted(rows) == sorted(tested) and len(set(rows)) == len(rows)
