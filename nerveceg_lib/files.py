@@ -39,6 +39,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
     What an earlier process left half-written is thrown away: two must not make the same folder at once.
     """
+    path = path.absolute()  # "." has no name
     unfinished = path.with_name(UNFINISHED + path.name)
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)

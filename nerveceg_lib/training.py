@@ -143,8 +143,8 @@ class TrainingModule(L.LightningModule):
         return together[: len(self.data.validation)].to(values.dtype)  # the sampler pads to equal shares
 
     def configure_optimizers(self):
-        rate, decay = self.schedule.learning_rate, self.schedule.weight_decay
-        optimizer = torch.optim.AdamW(self.parameters(), lr=rate, weight_decay=decay, fused=True)
+        rate = self.schedule.learning_rate
+        optimizer = torch.optim.AdamW(self.parameters(), rate, weight_decay=self.schedule.weight_decay, fused=True)
         if self.schedule.kind == "constant":
             return optimizer
         steps = self.trainer.estimated_stepping_batches
@@ -187,8 +187,7 @@ def fit(
     trainer = _trainer(schedule, hardware or Hardware(), callbacks)
     with storing(last):
         trainer.fit(module, ckpt_path=last if goes_on else None, weights_only=True)
-    state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
-    module.load_state_dict(state)
+    module.load_state_dict(torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"])
     trainer.strategy.barrier()  # the first process may remove the checkpoint once all have read it
     model.eval()
     curves = pd.DataFrame(log.records)
