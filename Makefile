@@ -28,7 +28,7 @@ test: setup
 	OMP_NUM_THREADS=1 $(NBVAL) -n 2 --dist loadfile notebooks/0[7-8]*.ipynb & studies=$$!; \
 		$(NBVAL) notebooks/0[2-6]*.ipynb; main=$$?; wait $$studies && exit $$main
 
-# An hour or so: ends a run at 50 random moments, tries ten thousand strangers' texts, tables, names and images each,
+# An hour or two: ends a run at 50 random moments, tries ten thousand strangers' texts, tables, names and images each,
 # and fuzzes the two parsers of strangers' bytes by coverage for ten minutes each
 torture: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,torture]'
