@@ -1,4 +1,4 @@
-"""One run ended ten times over, by every signal and in every stage, comes to the same bytes as one left alone."""
+"""One run ended ten times over, by every signal and in five notebooks, comes to the same bytes as one left alone."""
 
 import random
 import signal
