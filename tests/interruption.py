@@ -72,7 +72,10 @@ def start(arguments: list[str], root: Path) -> subprocess.Popen:
 def complete(arguments: list[str], root: Path) -> str:
     """Run the command to its end; what it printed."""
     process = start(arguments, root)
-    text, _ = process.communicate(timeout=600)
+    try:
+        text, _ = process.communicate(timeout=600)
+    finally:
+        process.kill()
     assert process.returncode == 0, text
     return text
 
@@ -87,7 +90,10 @@ def interrupt(arguments: list[str], root: Path, after: str, seconds: float, kill
     time.sleep(seconds)
     if process.poll() is None:
         (os.killpg if kill == signal.SIGINT else os.kill)(process.pid, kill)
-    rest, _ = process.communicate(timeout=60)
+    try:
+        rest, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
     if after and kill != signal.SIGKILL and process.returncode != 0:
         assert process.returncode == 130 and "interrupted; the same command goes on" in rest, "".join([*said, rest])
     assert_nothing_runs(root)
