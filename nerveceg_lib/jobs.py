@@ -141,7 +141,7 @@ def segmenter_job(
     start = one_of("segmenter_start", segmenter_start, ("scratch", "classifier", "second_look"))
     trunk = None if start == "scratch" else require(stage_dir(run, STAGES[1]) / "classifier.pt", STAGES[1])
     if start == "second_look":
-        train_side, validation = _sides(frames.index, fold)
+        train_side, validation = sides(frames.index, fold)
         parts = [side["row"].to_numpy() for side in (dataset.balanced(train_side), validation)]
         return second_look(frames, parts, trunk, coverage_weight, schedule, segmenter_batch, facts)
     config = supported(segmenter_model, base_channels=segmenter_channels)
@@ -195,15 +195,26 @@ def fold_data(
 
     `balance` is that of `dataset.balanced`.
     """
-    train_side, validation_side = _sides(chosen, fold)
+    train_side, validation_side = sides(chosen, fold)
     parts = (dataset.balanced(train_side) if balance else train_side, validation_side)
     train_set, validation = (dataset.FrameSet(frames, side["row"].to_numpy(), size) for side in parts)
     move = dataset.augmentation()
     return training.Data(train_set, validation, batch, lambda given: dataset.augment(move, given))
 
 
-def _sides(chosen: pd.DataFrame, fold: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+def sides(chosen: pd.DataFrame, fold: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Of the training side of the `chosen` rows those to train on, and those of fold `fold`, to validate on.
+
+    Raises InputError where one of them holds no frame with a nerve.
+    """
     training_side = chosen[chosen["split"] == "train"]
-    one_of("fold", fold, sorted(set(training_side["fold"].tolist())))
+    with_nerve = training_side[training_side["presence"] == 1]
     validates = training_side["fold"] == fold
-    return training_side[~validates], training_side[validates]
+    parts = training_side[~validates], training_side[validates]
+    for part, purpose in zip(parts, ("train", "validate"), strict=True):
+        if not (part["presence"] == 1).any():
+            raise InputError(
+                f"fold: expected one that leaves frames with a nerve to {purpose} on, found {fold}: {len(part)} "
+                f"frames, none with a nerve; folds with some: {sorted(set(with_nerve['fold'].tolist()))}"
+            )
+    return parts

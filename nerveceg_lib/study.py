@@ -87,10 +87,8 @@ def sides_of(index: pd.DataFrame, fold: int, empty_share: float = 0.0, seed: int
     """
     if empty_share and not 0.2 <= empty_share <= 0.8:
         raise InputError(f"empty_share: expected 0 (all frames) or 0.2 to 0.8, found {empty_share}")
-    training_side = index["split"] == "train"
-    validates = training_side & (index["fold"] == fold)
-    sides = (training_side & ~validates, validates, index["split"] == "heldout")
-    return Sides(*(_thinned(index[side], empty_share, seed) for side in sides))
+    parts = *jobs.sides(index, fold), index[index["split"] == "heldout"]
+    return Sides(*(_thinned(part, empty_share, seed) for part in parts))
 
 
 def _thinned(frames: pd.DataFrame, empty_share: float, seed: int) -> pd.DataFrame:

@@ -16,10 +16,16 @@ def presence_task(coverage_weight: float) -> Task:
         logit, maps = model(batch["image"], coverage=True)
         return losses.bce(logit, batch["presence"]) + coverage_weight * losses.coverage(maps, batch["mask"])
 
-    def auroc(logits: torch.Tensor, presence: torch.Tensor) -> torch.Tensor:
-        return binary_auroc(logits, presence.long())
-
     return Task(objective, lambda model, batch: model(batch["image"]), auroc, "presence", "AUROC")
+
+
+def auroc(scores: torch.Tensor, presence: torch.Tensor) -> torch.Tensor:
+    """Area under the ROC curve of `scores` (N,), any increasing in P(nerve), against `presence` (N,) 0 or 1.
+
+    Where all frames are of one kind no order is right or wrong: one half, as of chance.
+    """
+    presence = presence.long()
+    return binary_auroc(scores, presence) if presence.unique().numel() == 2 else scores.new_tensor(0.5)
 
 
 def shared_task(coverage_weight: float) -> Task:

@@ -1,7 +1,4 @@
-"""Every network by name through the notebooks that meet it: the cells as they stand, in this process.
-
-A kernel and its imports cost more than all cells at this size, so kernels are left to test_pipeline.
-"""
+"""Every network by name through the notebooks that meet it."""
 
 import json
 import os
@@ -12,9 +9,6 @@ from itertools import cycle, islice
 import pandas as pd
 import pytest
 import torch
-from matplotlib import pyplot as plt
-from papermill.iorw import load_notebook_node
-from papermill.parameterize import parameterize_notebook
 
 from nerveceg_lib import paths, runner
 from nerveceg_lib.__main__ import main
@@ -22,22 +16,9 @@ from nerveceg_lib.checkpoints import load_checkpoint
 from nerveceg_lib.errors import InputError
 from nerveceg_lib.models import CLASSIFIERS, SEGMENTERS
 from nerveceg_lib.submission import validate_submission
-from tests.conftest import REPOSITORY
+from tests.cells import TINY, run_cells
 
 pytestmark = pytest.mark.slow
-TINY = {**runner.load_profile(str(REPOSITORY / "tests" / "tiny.yaml")), "segmenter_epochs": 1}
-
-
-def run_cells(stage: str, **parameters):
-    notebook = load_notebook_node(str(runner.NOTEBOOKS / f"{stage}.ipynb"))
-    given = {**TINY, **parameters}
-    known = {name: given[name] for name in runner.notebook_parameters(stage) if name in given}
-    cells = parameterize_notebook(notebook, known, kernel_name="python3", language="python").cells
-    names = {"__name__": "__main__"}
-    for place, cell in enumerate(cells):
-        if cell.cell_type == "code":
-            exec(compile(cell.source, f"{stage}, cell {place}", "exec"), names)
-    plt.close("all")
 
 
 @pytest.fixture(scope="module")

@@ -169,8 +169,8 @@ def _describe(mask: np.ndarray | None) -> dict:
         return {"presence": -1, "area": -1}
     area = int(mask.sum())
     moments = cv2.moments(mask, binaryImage=True)
-    centroid = {"centroid_x": moments["m10"] / area, "centroid_y": moments["m01"] / area} if area else {}
-    return {"presence": int(area > 0), "area": area, **centroid}
+    centre = (moments["m10"] / area, moments["m01"] / area) if area else (math.nan, math.nan)
+    return {"presence": int(area > 0), "area": area, "centroid_x": centre[0], "centroid_y": centre[1]}
 
 
 def _finish(folder: Path, index: pd.DataFrame, skipped: pd.DataFrame) -> None:

@@ -51,10 +51,10 @@ def split_patients(
     if subjects == PUBLISHED_PATIENTS:
         heldout = labelled.index[labelled["subject"].isin(PUBLISHED_HELDOUT)]
     else:
-        heldout = labelled.index[_group_folds(labelled, parts, seed) == heldout_part]
+        heldout = labelled.index[_group_folds(labelled, parts, seed, "heldout_share") == heldout_part]
     frames.loc[heldout, "split"] = "heldout"
     train = frames[frames["split"] == "train"]
-    frames.loc[train.index, "fold"] = _group_folds(train, folds, seed)
+    frames.loc[train.index, "fold"] = _group_folds(train, folds, seed, "folds")
     check_split(frames)
     return frames
 
@@ -68,12 +68,15 @@ def check_split(frames: pd.DataFrame, where: str = "split") -> None:
         raise InputError(f"{where}: expected each patient in one split and one fold, found {shared} on both sides")
 
 
-def _group_folds(frames: pd.DataFrame, folds: int, seed: int) -> np.ndarray:
+def _group_folds(frames: pd.DataFrame, folds: int, seed: int, asked_by: str) -> np.ndarray:
     from sklearn.model_selection import StratifiedGroupKFold  # a second to import, and only notebook 1 splits
 
     patients = frames["subject"].nunique()
     if folds < 2 or patients < folds:
-        raise InputError(f"folds: cannot cut {patients} patients into {folds} groups, expected 2 or more of each")
+        raise InputError(
+            f"{asked_by}: expected 2 or more groups of patients and enough patients, since none is torn apart; "
+            f"found {folds} groups and {patients} patients"
+        )
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     fold = np.full(len(frames), -1)
     with warnings.catch_warnings():
