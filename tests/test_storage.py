@@ -6,13 +6,18 @@ import resource
 import subprocess
 import sys
 from collections import namedtuple
+from contextlib import contextmanager
 
 import pytest
 
-from nerveceg_lib import files
+from nerveceg_lib import files, runner
+from nerveceg_lib.__main__ import main
 from nerveceg_lib.data import cache, resized
 from nerveceg_lib.errors import StorageError
 from nerveceg_lib.files import storing, write_json
+from nerveceg_lib.paths import STAGES
+from nerveceg_lib.submission import validate_submission
+from tests.cells import TINY, run_cells
 from tests.conftest import REPOSITORY
 
 pytestmark = pytest.mark.slow
@@ -39,22 +44,50 @@ def test_a_phantom(tmp_path):
     assert command(*options, "--workers", "1", root=tmp_path).returncode == 0
 
 
-@pytest.mark.parametrize("stage, most, place", [("01", 1_000_000, "cache"), ("02", 300_000, "last.ckpt")])
-def test_a_run(stage, most, place, tmp_path):
-    run = ["run", "--profile", "tests/tiny.yaml", "--resume"]
-    before = [f"{number:02d}" for number in range(1, int(stage))]
-    if before:
-        assert command(*run, "--only", ",".join(before), root=tmp_path).returncode == 0
-    failed = command(*run, "--only", stage, most=most, root=tmp_path)
-    assert failed.returncode == 1, failed.stderr
-    assert_names(failed.stderr, place)
-    assert not [path for path in tmp_path.rglob("*") if path.name in ("manifest.json", "classifier.pt")] or before
-    went_on = command(*run, "--only", stage, root=tmp_path)
-    assert went_on.returncode == 0, went_on.stderr
+def test_a_run_and_a_sweep(tmp_path):
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("name: grid\nprofile: tests/tiny.yaml\nonly: '01'\ngrid: {seed: [0]}\n")
+    for does in (["run", "--profile", "tests/tiny.yaml", "--only", "01"], ["sweep", str(grid), "--workers", "1"]):
+        root = tmp_path / does[0]
+        failed = command(*does, most=1_000_000, root=root)
+        assert failed.returncode == 1 and "Traceback" not in failed.stderr, failed.stderr
+        assert_names(failed.stdout + failed.stderr, "cache")
+        assert not list(root.rglob("manifest.json"))
+        went_on = command(*does, root=root)
+        assert went_on.returncode == 0 and list(root.rglob("done.json")), went_on.stderr
 
 
 def assert_names(message, place):
     assert re.search(rf"{place}[^\n]*{NEEDED}", message), message
+
+
+@contextmanager
+def no_file_beyond(most):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_the_notebooks_and_predict(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("NERVECEG_RUNS", str(tmp_path))
+    monkeypatch.chdir(runner.NOTEBOOKS)
+    run_cells(STAGES[0])
+    # a figure or a checkpoint is too much, or a table
+    for stage, limits in {1: (20_000, 100), 2: (20_000,), 3: (20_000, 100), 5: (20,)}.items():
+        for most in limits:
+            with no_file_beyond(most), pytest.raises(StorageError, match=rf"^{tmp_path}/.*{NEEDED}"):
+                run_cells(STAGES[stage], resume=True)
+        run_cells(STAGES[stage], resume=True)
+    data = next(tmp_path.glob("phantom-*"))
+    validate_submission(tmp_path / TINY["run"] / STAGES[5] / "submission.csv", data / "sample_submission.csv")
+    predict = ["predict", str(data / "test"), str(tmp_path / "out"), "--run", TINY["run"]]
+    with no_file_beyond(100):
+        assert main(predict) == 1
+    assert_names(capsys.readouterr().err, "out")
+    assert main(predict) == 0
 
 
 @pytest.mark.parametrize("mode", [0o555, 0])
