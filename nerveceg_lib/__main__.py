@@ -22,6 +22,11 @@ def main(arguments: list[str] | None = None) -> int:
     except StorageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: expected a path that can be used, found: {error.strerror}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # else it reports the cell that nobody waits for
         print("interrupted; the same command goes on from here (run and fit: with --resume)", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Training sets that nobody would choose: they go through the notebooks, or the message says why not."""
+"""Training sets and paths that nobody would choose: they go through the notebooks, or the message says why not."""
 
 import json
 import shutil
@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from nerveceg_lib import paths, runner
+from nerveceg_lib.__main__ import main
 from nerveceg_lib.data import frames, layout
 from nerveceg_lib.data.phantom_set import write_phantom
 from nerveceg_lib.errors import InputError
 from nerveceg_lib.submission import validate_submission
 from tests.cells import TINY, run_cells
+from tests.conftest import REPOSITORY
 
 pytestmark = pytest.mark.slow
 NERVE = np.zeros(frames.FRAME_SHAPE, np.uint8)
@@ -92,3 +94,16 @@ def test_too_few_to_be_split(pattern, data):
     only(pattern)(data)
     with pytest.raises(InputError, match="heldout_share: expected 2 or more groups .*found 4 groups and 1 patients"):
         run_cells(paths.STAGES[0], data_dir=str(data))
+
+
+def test_spaces_other_scripts_and_long_paths(made, tmp_path, monkeypatch, capsys):
+    place = tmp_path / "Ärzte & Söhne's [1] %d" / "神経 超音波" / ("x" * 200) / ("y" * 200) / ("z" * 200)
+    place.mkdir(parents=True)
+    data = shutil.copytree(made, place / "the data")
+    monkeypatch.setenv("NERVECEG_RUNS", str(place / "runs"))
+    options = ["--profile", str(REPOSITORY / "tests" / "tiny.yaml"), "-p", "data_dir", str(data)]
+    assert main(["run", *options, "-p", "run", "Lauf 1 – 神経 [a]", "--only", "01,02,03,04,06"]) == 0
+    assert main(["predict", str(data / "test"), str(place / "aus gabe"), "--run", "Lauf 1 – 神経 [a]"]) == 0
+    capsys.readouterr()
+    assert main(["run", *options, "-p", "run", "r" * 300]) == 2
+    assert "r" * 300 + ": expected a path that can be used, found: File name too long" in capsys.readouterr().err
