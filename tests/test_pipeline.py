@@ -1,4 +1,4 @@
-"""The six notebooks as a user runs them, at a tiny size: to the end, killed and resumed, and on given masks."""
+"""The six notebooks as a user runs them, at a tiny size: to the end, again, and on given masks."""
 
 import json
 import os
@@ -13,8 +13,10 @@ import pytest
 from nerveceg_lib import rle
 from nerveceg_lib.data import layout
 from nerveceg_lib.data.phantom_set import write_phantom
-from nerveceg_lib.paths import STAGES, STUDIES
+from nerveceg_lib.paths import STAGES
+from nerveceg_lib.runner import NOTEBOOKS
 from nerveceg_lib.submission import validate_submission
+from tests.cells import TINY, run_cells
 from tests.conftest import REPOSITORY, SHARED
 
 pytestmark = pytest.mark.slow
@@ -57,21 +59,6 @@ def test_resume_of_a_finished_run_does_nothing_again(finished):
     assert done.stdout.count("done before, skipped") == 6
 
 
-def test_one_trunk_goes_through_all_notebooks(finished, tmp_path):
-    """The prepared frames are those of the finished run: no network has a say in notebook 1."""
-    shutil.copytree(finished[0], tmp_path / "runs")
-    folder = tmp_path / "runs" / "tiny"
-    (folder / STAGES[5] / "submission.csv").unlink()
-    run(
-        tmp_path / "runs", "--only", "02,03,04,05,06", "-p", "classifier_model", "resnet18",
-        "-p", "segmenter_model", "efficient-unet-b0", "-p", "gate_from", "segmenter", "-p", "one_trunk", "true",
-        "-p", "gate_kind", "fused",
-    )  # fmt: skip
-    data = next((tmp_path / "runs").glob("phantom-*"))
-    validate_submission(folder / STAGES[5] / "submission.csv", data / "sample_submission.csv")
-    assert json.loads((folder / STAGES[3] / "gate.json").read_text())["evidence"] == "fused"
-
-
 def test_fit_trains_what_the_notebook_trains_and_torchrun_spreads_it(finished, tmp_path):
     """Notebook 3's batches of 4: by one process exactly, and by two with batches of 2, whose batch norms differ."""
     root = shutil.copytree(finished[0], tmp_path / "runs")
@@ -104,27 +91,6 @@ def test_fit_trains_what_the_notebook_trains_and_torchrun_spreads_it(finished, t
         assert (folder / "segmenter.pt").exists() and not list(folder.glob("*.ckpt"))
 
 
-def test_a_gate_that_was_never_trained_is_refused(finished, tmp_path):
-    shutil.copytree(finished[0], tmp_path / "runs")
-    done = run(tmp_path / "runs", "--only", "04", "-p", "gate_from", "segmenter", check=False)
-    assert done.returncode == 2
-    assert "gate_from: the segmenter has no trained presence head" in done.stderr
-
-
-def test_architecture_comparison_keeps_finished_networks(finished, tmp_path):
-    shutil.copytree(finished[0], tmp_path / "runs")
-    study = tmp_path / "runs" / "tiny" / STUDIES[1]
-    few = ["--only", "08", "-p", "study_models", "unet,r2unet"]
-    run(tmp_path / "runs", *few)
-    assert pd.read_csv(study / "networks.csv")["name"].tolist() == ["unet", "r2unet"]
-    (study / "done.json").unlink()
-    shutil.rmtree(study / "r2unet")
-    unet = (study / "unet" / "network.pt").stat().st_mtime_ns
-    run(tmp_path / "runs", *few, "--resume")
-    assert (study / "unet" / "network.pt").stat().st_mtime_ns == unet
-    assert (study / "r2unet" / "network.pt").exists()
-
-
 def test_given_masks_go_through_01_and_06(tmp_path):
     """Own masks, no network: a folder in competition layout whose masks are submitted as they are."""
     data = tmp_path / "data set"
@@ -135,7 +101,7 @@ def test_given_masks_go_through_01_and_06(tmp_path):
     assert submission == (data / "solution.csv").read_text()
 
 
-def test_the_real_masks_go_through_01_and_06(tmp_path):
+def test_the_real_masks_go_through_01_and_06(tmp_path, monkeypatch, capsys):
     """All 3,716 real strings against our encoder, in a folder of phantom frames under the real masks."""
     table = SHARED / "data" / "kaggle-facts" / "real_masks_rle.csv"
     if not table.exists():
@@ -151,10 +117,12 @@ def test_the_real_masks_go_through_01_and_06(tmp_path):
         layout.write_mask(layout.mask_path(data, subject, image), rle.decode(pixels))
     shutil.copy(table, data / "train_masks.csv")  # with its CRLF line ends
     layout.write_test_tables(data, list(enumerate(masks["pixels"][:20], start=1)))
-    arguments = ["-p", "data_dir", str(data), "-p", "masks_csv", str(data / "solution.csv"), "--only", "01,06"]
-    done = run(tmp_path / "runs", *arguments)
-    assert "masks: 3716  equal to train_masks.csv: 3716" in done.stdout
-    submission = (tmp_path / "runs" / "tiny" / STAGES[5] / "submission.csv").read_text()
+    monkeypatch.setenv("NERVECEG_RUNS", str(tmp_path / "runs"))
+    monkeypatch.chdir(NOTEBOOKS)
+    run_cells(STAGES[0], data_dir=str(data))
+    run_cells(STAGES[5], masks_csv=str(data / "solution.csv"))
+    assert "masks: 3716  equal to train_masks.csv: 3716" in capsys.readouterr().out
+    submission = (tmp_path / "runs" / TINY["run"] / STAGES[5] / "submission.csv").read_text()
     assert submission == (data / "solution.csv").read_text()
 
 

@@ -44,17 +44,16 @@ def test_a_phantom(tmp_path):
     assert command(*options, "--workers", "1", root=tmp_path).returncode == 0
 
 
-def test_a_run_and_a_sweep(tmp_path):
-    grid = tmp_path / "grid.yaml"
+def test_a_sweep_of_runs(tmp_path):
+    grid, root = tmp_path / "grid.yaml", tmp_path / "runs"
     grid.write_text("name: grid\nprofile: tests/tiny.yaml\nonly: '01'\ngrid: {seed: [0]}\n")
-    for does in (["run", "--profile", "tests/tiny.yaml", "--only", "01"], ["sweep", str(grid), "--workers", "1"]):
-        root = tmp_path / does[0]
-        failed = command(*does, most=1_000_000, root=root)
-        assert failed.returncode == 1 and "Traceback" not in failed.stderr, failed.stderr
-        assert_names(failed.stdout + failed.stderr, "cache")
-        assert not list(root.rglob("manifest.json"))
-        went_on = command(*does, root=root)
-        assert went_on.returncode == 0 and list(root.rglob("done.json")), went_on.stderr
+    sweep = ["sweep", str(grid), "--workers", "1"]
+    failed = command(*sweep, most=1_000_000, root=root)
+    assert failed.returncode == 1 and "Traceback" not in failed.stderr, failed.stderr
+    assert_names(failed.stdout, "cache")
+    assert not list(root.rglob("manifest.json"))
+    went_on = command(*sweep, root=root)
+    assert went_on.returncode == 0 and list(root.rglob("done.json")), went_on.stderr
 
 
 def assert_names(message, place):
