@@ -55,11 +55,26 @@ def folder(path):
     path.mkdir()
 
 
-def promising(path):
-    """A TIFF of some bytes that says it has 65,000 x 65,000 pixels."""
-    tags = [(256, 65000), (257, 65000), (258, 8), (259, 1), (262, 1), (273, 8), (277, 1), (278, 65000), (279, 100)]
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
-    path.write_bytes(struct.pack("<2sHI", b"II", 42, 8) + struct.pack("<H", len(tags)) + entries + bytes(104))
+def tiff(height, width, offset_type=4):
+    """A TIFF of some bytes that says it has so many pixels; type 4 of a number is an integer, 2 is text."""
+
+    def write(path):
+        tags = [
+            (256, width),
+            (257, height),
+            (258, 8),
+            (259, 1),
+            (262, 1),
+            (273, 8),
+            (277, 1),
+            (278, height),
+            (279, 100),
+        ]
+        kinds = {273: offset_type}
+        entries = b"".join(struct.pack("<HHII", tag, kinds.get(tag, 4), 1, value) for tag, value in tags)
+        path.write_bytes(struct.pack("<2sHI", b"II", 42, 8) + struct.pack("<H", len(tags)) + entries + bytes(104))
+
+    return write
 
 
 def renamed(name):
@@ -94,7 +109,8 @@ FRAMES = {
     "frame: colour": (image(np.dstack([GREY] * 3)), r"1_1.tif: .*found uint8 of shape \(420, 580, 3\)"),
     "frame: 16 bits": (image(GREY.astype(np.uint16)), "1_1.tif: .*found uint16"),
     "frame: floats with NaN": (image(NAN), "1_1.tif: .*found float32"),
-    "frame: a header that promises gigabytes": (promising, UNREADABLE),
+    "frame: a header that promises gigabytes": (tiff(65000, 65000), UNREADABLE),
+    "frame: text for a number in the header": (tiff(420, 580, offset_type=2), UNREADABLE),
     "frame: all black": (image(0 * GREY), TAKEN),
     "frame: PNG under a TIFF's name": (content(cv2.imencode(".png", GREY)[1].tobytes()), TAKEN),
     "frame: odd name": (renamed("left_1.tif"), "left_1.tif: " + NAMES),

@@ -11,6 +11,8 @@ from PIL import Image
 from nerveceg_lib.errors import InputError
 from nerveceg_lib.rle import FRAME_SHAPE
 
+# what Pillow raises for broken files beside its own error: it trusts the types and ranges that headers state
+BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error)
 MOST_PIXELS = 16_000_000  # a camera's picture is named with its size; what promises more is not decoded
 
 
@@ -52,5 +54,5 @@ def _decode(content: bytes) -> np.ndarray | None:
             if image.width * image.height > MOST_PIXELS:
                 return None
             return np.asarray(image.convert("RGB") if image.mode == "P" else image)
-    except (Image.DecompressionBombError, OSError, SyntaxError, ValueError, struct.error):
+    except (*BROKEN, Image.DecompressionBombError):
         return None
