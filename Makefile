@@ -9,9 +9,10 @@ export PYTHONUNBUFFERED := 1
 
 setup: $(VENV)/.installed
 
+# without byte code, of which most would never be used: a third of the time
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[test]'
 	touch $@
 
 demo: setup
@@ -22,14 +23,14 @@ test: setup
 	$(BIN)/ruff format --check .
 	# one process a core, the longest files first, else one core waits for the other at the end
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder \
-		tests/test_pipeline.py tests/test_every_network.py tests/test_models.py tests
+		tests/test_every_network.py tests/test_interruption.py tests/test_pipeline.py tests/test_training.py tests
 	# 2 to 6 one after the other, for each reads what the last one wrote; the studies read what 1 wrote alone
 	$(NBVAL) notebooks/01*.ipynb
 	OMP_NUM_THREADS=1 $(NBVAL) -n 2 --dist loadfile notebooks/0[7-8]*.ipynb & studies=$$!; \
 		$(NBVAL) notebooks/0[2-6]*.ipynb; main=$$?; wait $$studies && exit $$main
 
-# An hour or two: ends a run at 50 random moments, tries ten thousand strangers' texts, tables, names and images each,
-# and fuzzes the two parsers of strangers' bytes by coverage for ten minutes each
+# An hour: ends a run at 50 random moments, tries ten thousand strangers' texts, tables, names and images each, and
+# fuzzes the two parsers of strangers' bytes by coverage for ten minutes each
 torture: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,torture]'
 	$(BIN)/python -m tests.torture 50
