@@ -86,6 +86,10 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--workers", type=int, default=0, help="local Dask workers (default: this process alone)")
     predict.set_defaults(command=_predict)
 
+    report = commands.add_parser("report", help="write a run as one static site, to be opened in a browser")
+    report.add_argument("run", help="name of a run, such as demo")
+    report.set_defaults(command=_report)
+
     phantom = commands.add_parser("phantom", help="write a synthetic data set in competition layout")
     phantom.add_argument("out", type=Path)
     phantom.add_argument("--subjects", type=int, default=47)
@@ -175,6 +179,12 @@ def _print_summary(folder: Path, notebooks: list[str]) -> None:
         print(f"{stage}: " + ", ".join(f"{name} {value}" for name, value in figures.items()))
     if (submission := folder / "06_submission_rle" / "submission.csv").exists():
         print(f"submission: {submission}")
+
+
+def _report(options: argparse.Namespace) -> None:
+    from nerveceg_lib.report import write_report
+
+    print(f"wrote {write_report(options.run)}")
 
 
 def _phantom(options: argparse.Namespace) -> None:
