@@ -4,8 +4,10 @@ import argparse
 import logging
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+from nerveceg_lib import __version__
 from nerveceg_lib.errors import InputError, StorageError, at_least
 from nerveceg_lib.runtime import cores
 
@@ -34,49 +36,104 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m nerveceg_lib", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m nerveceg_lib",
+        description="Two-stage ultrasound nerve segmentation: run the notebooks, and what goes around them.",
+        epilog="Installed, it is called `nerveceg` too. COMMAND --help explains a command, with examples.",
+    )
+    parser.add_argument("--version", action="version", version=f"nerveceg {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_runs(commands)
+    _add_many(commands)
+    _add_data(commands)
+    doctor = _command(
+        commands, "doctor", _doctor, "say what this machine and installation are like, and what is missing",
+        "doctor", "doctor ~/data/ultrasound-nerve-segmentation",
+    )  # fmt: skip
+    doctor.add_argument("data", nargs="?", default="auto", help="a competition folder (default: Kaggle's mount)")
+    return parser
 
+
+def _command(commands, name: str, does: Callable, text: str, *examples: str, parents=(), more: str = ""):
+    """A sub-command: `text` is its line in the list of all; `more` and the examples stand in its own help."""
+    parser = commands.add_parser(
+        name,
+        parents=list(parents),
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}. {more}".strip(),
+        epilog="\n".join(["examples:", *(f"  python -m nerveceg_lib {example}" for example in examples)]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(command=does)
+    return parser
+
+
+def _add_runs(commands) -> None:
     parameters = argparse.ArgumentParser(add_help=False)
-    parameters.add_argument("--profile", default="demo", help="demo, paper, kaggle, or a YAML file (default: demo)")
-    parameters.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="overrides")
+    parameters.add_argument("--profile", default="demo", help="a file in params/, or a YAML file (default: demo)")
+    parameters.add_argument(
+        "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="overrides",
+        help="set a parameter of the notebooks; may be given again",
+    )  # fmt: skip
     parameters.add_argument("--resume", action="store_true", help="skip finished stages, go on from checkpoints")
 
-    run = commands.add_parser("run", parents=[parameters], help="run the notebooks in order with papermill")
-    run.add_argument("--only", default="", metavar="03,04", help="run only these notebooks")
-    run.set_defaults(command=_run)
-
-    fit = commands.add_parser(
-        "fit",
+    run = _command(
+        commands, "run", _run, "run the notebooks in order with papermill",
+        "run", "run --profile kaggle -p data_dir ~/data/nerve -p run mine --resume",
+        "run --only 04,06 -p gate_kind fused",
         parents=[parameters],
-        help="train one network without its notebook, on many devices",
-        description="Train one network of a run whose notebook 1 has run; what torchrun and SLURM start. "
-        "Example: torchrun --nproc-per-node 2 -m nerveceg_lib fit segmenter -p devices 2",
+    )  # fmt: skip
+    run.add_argument("--only", default="", metavar="03,04", help="run only these notebooks")
+    loudness = run.add_mutually_exclusive_group()
+    loudness.add_argument(
+        "-q", "--quiet", action="store_const", dest="loudness", const=-1, default=0, help="a line a notebook"
     )
-    fit.add_argument("stage", choices=("classifier", "segmenter"))
-    fit.set_defaults(command=_fit)
+    spoken = "also what notebooks write to stderr: progress within long cells, and libraries' warnings"
+    loudness.add_argument("-v", "--verbose", action="store_const", dest="loudness", const=1, help=spoken)
+    run.set_defaults(loudness=0)
 
+    fit = _command(
+        commands, "fit", _fit, "train one network of a run without its notebook, on many devices",
+        "fit segmenter --profile paper",
+        parents=[parameters],
+        more="Notebook 1 must have run. It is what torchrun and SLURM start:\n"
+        "torchrun --nproc-per-node 2 -m nerveceg_lib fit segmenter -p devices 2",
+    )  # fmt: skip
+    fit.add_argument("stage", choices=("classifier", "segmenter"))
+
+    report = _command(
+        commands, "report", _report, "write a run as one static site, to be opened in a browser", "report demo",
+        more="Score, pictures, notebooks, and a table of every held-out frame to sort and filter.",
+    )  # fmt: skip
+    report.add_argument("run", help="name of a run, such as demo")
+
+
+def _add_many(commands) -> None:
     cluster = argparse.ArgumentParser(add_help=False)
     cluster.add_argument("--scheduler", default="", help="address of a Dask cluster with the same file system")
 
-    sweep = commands.add_parser("sweep", parents=[cluster], help="run a grid of parameters on Dask workers")
+    sweep = _command(
+        commands, "sweep", _sweep, "run a grid of parameters on Dask workers",
+        "sweep params/sweeps/losses.yaml --workers 2", "sweep grid.yaml --scheduler tcp://10.0.0.1:8786",
+        parents=[cluster],
+    )  # fmt: skip
     sweep.add_argument("grid", type=Path, help="YAML file, such as params/sweeps/losses.yaml")
     sweep.add_argument("--workers", type=int, default=cores(), help="local Dask workers (default: one a core)")
     sweep.add_argument("--metric", default="", help="figure to draw, e.g. 03.dice_positives (default: the score)")
-    sweep.set_defaults(command=_sweep)
 
-    table = commands.add_parser(
-        "bias-table",
-        help="join the results of notebook 7 over the runs of a sweep",
-        description="Writes what notebook 7 draws: OUT.csv (arms, intervals) and, of one setting, OUT-reliability.csv.",
-    )
+    table = _command(
+        commands, "bias-table", _bias_table, "join the results of notebook 7 over the runs of a sweep",
+        "bias-table params/sweeps/bias_grid.yaml notebooks/tables/bias_grid",
+        more="Writes what notebook 7 draws: OUT.csv (arms, intervals) and, of one setting, OUT-reliability.csv.",
+    )  # fmt: skip
     table.add_argument("grid", type=Path, help="YAML file of a finished sweep, such as params/sweeps/bias_grid.yaml")
     table.add_argument("out", type=Path, help="such as notebooks/tables/bias_grid")
-    table.set_defaults(command=_bias_table)
 
-    predict = commands.add_parser(
-        "predict", parents=[cluster], help="segment any folder of frames with the networks of a run"
-    )
+    predict = _command(
+        commands, "predict", _predict, "segment any folder of frames with the networks of a run",
+        "predict ~/frames ~/masks --run demo", "predict ~/frames ~/masks --workers 2 --flip",
+        parents=[cluster],
+    )  # fmt: skip
     predict.add_argument("frames", type=Path, help="folder of 8-bit grey TIFF or PNG files, 580x420")
     predict.add_argument("out", type=Path, help="folder for masks/ and predictions.csv; the same command goes on there")
     predict.add_argument("--run", default="demo", help="run whose networks and gate are used (default: demo)")
@@ -84,29 +141,42 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--precision", default="auto", help="fp32, bf16 or auto (default: auto)")
     predict.add_argument("--flip", action="store_true", help="average with the mirrored frame")
     predict.add_argument("--workers", type=int, default=0, help="local Dask workers (default: this process alone)")
-    predict.set_defaults(command=_predict)
 
-    report = commands.add_parser("report", help="write a run as one static site, to be opened in a browser")
-    report.add_argument("run", help="name of a run, such as demo")
-    report.set_defaults(command=_report)
 
-    phantom = commands.add_parser("phantom", help="write a synthetic data set in competition layout")
-    phantom.add_argument("out", type=Path)
-    phantom.add_argument("--subjects", type=int, default=47)
-    phantom.add_argument("--frames-per-subject", type=int, default=120)
-    phantom.add_argument("--test-frames", type=int, default=5508)
-    phantom.add_argument("--seed", type=int, default=0)
+def _add_data(commands) -> None:
+    phantom = _command(
+        commands, "phantom", _phantom, "write a synthetic data set in competition layout",
+        "phantom ~/data/phantom", "phantom small --subjects 8 --frames-per-subject 6 --test-frames 10",
+        more="As large as the competition's, unless told otherwise.",
+    )  # fmt: skip
+    phantom.add_argument("out", type=Path, help="a new or empty folder")
+    phantom.add_argument("--subjects", type=int, default=47, help="patients (default: 47)")
+    phantom.add_argument("--frames-per-subject", type=int, default=120, help="training frames of each (default: 120)")
+    phantom.add_argument("--test-frames", type=int, default=5508, help="of other patients (default: 5508)")
+    phantom.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes (default: 0)")
     phantom.add_argument("--difficulty", default="medium", help="easy, medium or hard (default: medium)")
-    phantom.add_argument("--contradictory", type=float, default=0.03, help="share of contradictory labels")
+    phantom.add_argument("--contradictory", type=float, default=0.03, help="share of wrong labels (default: 0.03)")
     phantom.add_argument("--workers", type=int, default=None, help="processes (default: one a core)")
-    phantom.set_defaults(command=_phantom)
 
-    usgra = commands.add_parser("import-usgra", help="cut USGRA-seg into the competition layout")
+    frames = _command(
+        commands, "import-frames", _import_frames, "copy your own frames and masks into the competition layout",
+        "import-frames scans labels ~/data/mine",
+        "import-frames scans labels ~/data/mine --subject 'case(\\d+)'",
+        more="A mask is found by its frame's name, with or without _mask behind it.",
+    )  # fmt: skip
+    frames.add_argument("images", type=Path, help="folder of frames (PNG, TIFF, JPEG, BMP), also in folders below")
+    frames.add_argument("masks", type=Path, help="folder of masks laid out like the frames; may be the same folder")
+    frames.add_argument("out", type=Path, help="a new or empty folder, for `run -p data_dir`")
+    number = "regular expression whose group is the patient's number in a frame's path (default: the first number)"
+    frames.add_argument("--subject", default=r"(\d+)", help=number)
+
+    usgra = _command(
+        commands, "import-usgra", _import_usgra, "cut USGRA-seg into the competition layout",
+        "import-usgra download ~/data/usgra", "import-usgra ~/Downloads/USGRA-seg ~/data/usgra",
+    )  # fmt: skip
     usgra.add_argument("source", help="folder with images/ and masks/, or `download`")
-    usgra.add_argument("destination", type=Path)
-    usgra.add_argument("--seed", type=int, default=0)
-    usgra.set_defaults(command=_import_usgra)
-    return parser
+    usgra.add_argument("destination", type=Path, help="a new or empty folder")
+    usgra.add_argument("--seed", type=int, default=0, help="of the windows cut (default: 0)")
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -115,7 +185,7 @@ def _run(options: argparse.Namespace) -> int:
 
     only = [number for number in options.only.split(",") if number]
     try:
-        folder = run(options.profile, dict(options.overrides), only, options.resume)
+        folder = run(options.profile, dict(options.overrides), only, options.resume, options.loudness)
     except StageFailed as failure:
         print(f"failed: {failure}", file=sys.stderr)
         return failure.exit_code
@@ -185,6 +255,21 @@ def _report(options: argparse.Namespace) -> None:
     from nerveceg_lib.report import write_report
 
     print(f"wrote {write_report(options.run)}")
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from nerveceg_lib.doctor import examine
+
+    lines, faults = examine(options.data)
+    print("\n".join(lines))
+    print("\n".join(f"missing: {fault}" for fault in faults) or "nothing is missing")
+    return 2 if faults else 0
+
+
+def _import_frames(options: argparse.Namespace) -> None:
+    from nerveceg_lib.data.own import import_frames
+
+    print(import_frames(options.images, options.masks, options.out, options.subject))
 
 
 def _phantom(options: argparse.Namespace) -> None:

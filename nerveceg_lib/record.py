@@ -27,7 +27,7 @@ def write_record(folder: Path, parameters: dict, library: str) -> Path:
         "python": platform.python_version(),
         "packages": {found.name: found.version for found in metadata.distributions()},
         "system": platform.platform(),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
     }
     write_json(path, content)
@@ -55,7 +55,7 @@ def _revision() -> str | None:
     return head + "+" * bool(changed.stdout)
 
 
-def _processor() -> str:
+def processor() -> str:
     """The model, where the system tells it; `platform` knows the kind alone."""
     described = Path("/proc/cpuinfo")
     lines = described.read_text().splitlines() if described.exists() else []

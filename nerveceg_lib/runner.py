@@ -35,11 +35,12 @@ class StageFailed(RuntimeError):
         self.exit_code = exit_code
 
 
-def run(profile: str, overrides: dict[str, str], only: list[str], resume: bool) -> Path:
+def run(profile: str, overrides: dict[str, str], only: list[str], resume: bool, loudness: int = 0) -> Path:
     """Run the stages and studies `only` (two-digit numbers; empty = all stages) and return the run's folder.
 
     Parameters are the notebooks' defaults, then `params/<profile>.yaml`, then `overrides` (YAML scalars).
-    With `resume`, stages with a matching marker are skipped and training goes on from its last checkpoint.
+    With `resume`, stages with a matching marker are skipped and training goes on from its last checkpoint. `loudness`:
+    -1 a line a notebook, 0 also what notebooks print, 1 also what they write to stderr, with all warnings.
     Raises InputError for unknown names and wrong types, StageFailed for the first notebook that fails.
     """
     chosen_stages = choose_stages(only)
@@ -50,7 +51,7 @@ def run(profile: str, overrides: dict[str, str], only: list[str], resume: bool) 
     with _alone_in(folder):
         clear_unfinished(folder)
         record = write_record(folder, chosen, _library_hash())
-        _run_stages(chosen_stages, chosen, names, folder, resume)
+        _run_stages(chosen_stages, chosen, names, folder, resume, loudness)
         add_data(record)
         _collect_metrics(folder)
     return folder
@@ -70,7 +71,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _run_stages(chosen_stages: list[str], chosen: dict, names: dict, folder: Path, resume: bool) -> None:
+def _run_stages(chosen_stages: list[str], chosen: dict, names: dict, folder: Path, resume: bool, loudness: int) -> None:
     fingerprints = [_library_hash() + _data_hash(chosen["data_dir"])]
     for stage in (*STAGES, *STUDIES):
         parameters = {name: chosen[name] for name in names[stage]}
@@ -78,7 +79,7 @@ def _run_stages(chosen_stages: list[str], chosen: dict, names: dict, folder: Pat
         fingerprints.append(_stage_hash(before, stage, parameters))
         if stage in chosen_stages:
             number = f"[{chosen_stages.index(stage) + 1}/{len(chosen_stages)}] {stage}"
-            _run_stage(number, stage, parameters, folder, fingerprints[-1], resume)
+            _run_stage(number, stage, parameters, folder, fingerprints[-1], resume, loudness)
 
 
 def choose_stages(only: list[str]) -> list[str]:
@@ -144,7 +145,9 @@ def _scalar(name: str, text: str) -> object:
         raise InputError(f"{name}: expected a number, true or false, found {text!r}") from error
 
 
-def _run_stage(number: str, stage: str, parameters: dict, folder: Path, fingerprint: str, resume: bool) -> None:
+def _run_stage(
+    number: str, stage: str, parameters: dict, folder: Path, fingerprint: str, resume: bool, loudness: int
+) -> None:
     marker = folder / stage / "done.json"
     if resume and marker.exists() and read_json(marker)["fingerprint"] == fingerprint:
         print(f"{number}: done before, skipped", flush=True)
@@ -154,13 +157,15 @@ def _run_stage(number: str, stage: str, parameters: dict, folder: Path, fingerpr
     start = time.monotonic()
     if "resume" in parameters:
         parameters = parameters | {"resume": resume}
-    _execute(stage, parameters, folder / f"{stage}.ipynb")
+    _execute(stage, parameters, folder / f"{stage}.ipynb", loudness)
     seconds = time.monotonic() - start
     write_json(marker, {"fingerprint": fingerprint, "parameters": parameters, "seconds": round(seconds, 1)})
     print(f"{number}: done in {seconds:.0f} s", flush=True)
 
 
-def _execute(stage: str, parameters: dict, output: Path) -> None:
+def _execute(stage: str, parameters: dict, output: Path, loudness: int) -> None:
+    if loudness > 0:
+        os.environ["PYTHONWARNINGS"] = "default"  # of the kernel
     unfinished = output.with_name(UNFINISHED + output.name)  # papermill writes it anew after each cell
     try:
         with storing(output):
@@ -169,8 +174,9 @@ def _execute(stage: str, parameters: dict, output: Path) -> None:
                 unfinished,
                 parameters,
                 cwd=NOTEBOOKS,
-                progress_bar=sys.stderr.isatty(),
-                stdout_file=sys.stdout,
+                progress_bar=sys.stderr.isatty() and loudness >= 0,
+                stdout_file=sys.stdout if loudness >= 0 else None,
+                stderr_file=sys.stderr if loudness > 0 else None,
                 kernel_name="python3",
                 extra_arguments=["--log-level=ERROR"],  # else each kernel warns of its unencrypted local socket
             )

@@ -39,7 +39,7 @@ def licence(name: str) -> str:
     """What the package's metadata state: an SPDX expression, else trove classifiers, else free text."""
     facts = metadata.metadata(name)
     classifiers = [line.split(" :: ")[-1] for line in facts.get_all("Classifier", []) if line.startswith("License ::")]
-    return facts["License-Expression"] or "; ".join(classifiers) or facts["License"]
+    return facts.get("License-Expression") or "; ".join(classifiers) or facts.get("License", "")
 
 
 def rows() -> list[str]:
