@@ -5,6 +5,7 @@ import re
 import nbformat
 import numpy as np
 import pytest
+from playwright.sync_api import expect
 
 from nerveceg_lib import report, rle
 from nerveceg_lib.__main__ import main
@@ -56,10 +57,12 @@ def test_the_table_of_frames_sorts_and_filters(site):
         page.locator("table.dataTable tbody tr").first.wait_for()
         assert f"of {len(heldout)} entries" in page.locator(".dt-info").first.inner_text()
         assert [*map(float, column(page, "Dice"))] == sorted(heldout["score"])[:10]
+        first = page.locator("table.dataTable tbody tr").first.locator("td").nth(4)
         page.locator("th", has_text="P(nerve)").first.click()
+        expect(first).to_have_text(re.compile(r"^0\.010*$"))  # waits: the table is drawn some time after the click
         assert [*map(float, column(page, "P(nerve)"))] == sorted(heldout["probability"].round(3))[:10]
         page.locator("th", has_text="P(nerve)").first.click()
-        assert float(column(page, "P(nerve)")[0]) == 0.99
+        expect(first).to_have_text(re.compile(r"^0\.990*$"))
         page.locator("table.dataTable thead input").nth(2).fill("missed")
         page.wait_for_function("document.querySelector('.dt-info').textContent.includes('filtered')")
         assert column(page, "outcome") == ["missed"] * outcomes.count("missed") and "missed" in outcomes
