@@ -89,13 +89,12 @@ def _read(path: Path) -> np.ndarray:
     """Grey pixels, uint8 (H, W)."""
     try:
         with Image.open(path) as image:
-            if image.mode not in GREY:
-                raise InputError(f"{path}: expected 8 bits a channel, found Pillow's mode {image.mode}")
-            return np.asarray(image.convert("L"))
-    except InputError:
-        raise
+            mode, pixels = image.mode, np.asarray(image.convert("L"))
     except (*BROKEN, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: expected a readable image, found {error}") from error
+    if mode not in GREY:
+        raise InputError(f"{path}: expected 8 bits a channel, found Pillow's mode {mode}")
+    return pixels
 
 
 def _fit(pixels: np.ndarray, interpolation: int) -> np.ndarray:
