@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 NBVAL := $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 600 -x
 export PYTHONUNBUFFERED := 1
+# set-up leaves byte code to whoever imports first; where nobody may write it, every kernel would compile for seconds
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: setup demo test torture audit bench notebooks clean
 
@@ -26,7 +28,7 @@ test: setup
 		tests/test_every_network.py tests/test_interruption.py tests/test_pipeline.py tests/test_training.py tests
 	# 2 to 6 one after the other, for each reads what the last one wrote; the studies read what 1 wrote alone
 	$(NBVAL) notebooks/01*.ipynb
-	OMP_NUM_THREADS=1 $(NBVAL) -n 2 --dist loadfile notebooks/0[7-8]*.ipynb & studies=$$!; \
+	export OMP_NUM_THREADS=1; $(NBVAL) notebooks/0[7-8]*.ipynb & studies=$$!; \
 		$(NBVAL) notebooks/0[2-6]*.ipynb; main=$$?; wait $$studies && exit $$main
 
 # An hour: ends a run at 50 random moments, tries ten thousand strangers' texts, tables, names and images each, and
@@ -47,9 +49,10 @@ bench: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,bench]'
 	$(BIN)/python -m benchmarks
 
-# Refresh the stored outputs after a change: look at the diff before you commit it.
+# Refresh the stored outputs and the README's pictures after a change: look at the diff before you commit it.
 notebooks: setup
 	$(BIN)/jupyter nbconvert --to notebook --execute --coalesce-streams --inplace notebooks/*.ipynb
+	$(BIN)/python docs/images.py
 
 clean:
 	rm -rf runs .pytest_cache .ruff_cache .hypothesis
