@@ -1,14 +1,13 @@
-"""Command line: `python -m nerveceg_lib COMMAND`."""
+"""Command line: `python -m nerveceg_lib COMMAND`: what can be said, and how mistakes are answered."""
 
 import argparse
 import logging
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-from nerveceg_lib import __version__
-from nerveceg_lib.errors import InputError, StorageError, at_least
+from nerveceg_lib import __version__, commands
+from nerveceg_lib.errors import InputError, StorageError
 from nerveceg_lib.runtime import cores
 
 
@@ -42,21 +41,21 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Installed, it is called `nerveceg` too. COMMAND --help explains a command, with examples.",
     )
     parser.add_argument("--version", action="version", version=f"nerveceg {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_runs(commands)
-    _add_many(commands)
-    _add_data(commands)
+    group = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_runs(group)
+    _add_many(group)
+    _add_data(group)
     doctor = _command(
-        commands, "doctor", _doctor, "say what this machine and installation are like, and what is missing",
+        group, "doctor", "say what this machine and installation are like, and what is missing",
         "doctor", "doctor ~/data/ultrasound-nerve-segmentation",
     )  # fmt: skip
     doctor.add_argument("data", nargs="?", default="auto", help="a competition folder (default: Kaggle's mount)")
     return parser
 
 
-def _command(commands, name: str, does: Callable, text: str, *examples: str, parents=(), more: str = ""):
+def _command(group, name: str, text: str, *examples: str, parents=(), more: str = "") -> argparse.ArgumentParser:
     """A sub-command: `text` is its line in the list of all; `more` and the examples stand in its own help."""
-    parser = commands.add_parser(
+    parser = group.add_parser(
         name,
         parents=list(parents),
         help=text,
@@ -64,24 +63,25 @@ def _command(commands, name: str, does: Callable, text: str, *examples: str, par
         epilog="\n".join(["examples:", *(f"  python -m nerveceg_lib {example}" for example in examples)]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(command=does)
+    parser.set_defaults(command=getattr(commands, name.replace("-", "_")))
     return parser
 
 
-def _add_runs(commands) -> None:
+def _add_runs(group) -> None:
     parameters = argparse.ArgumentParser(add_help=False)
     parameters.add_argument("--profile", default="demo", help="a file in params/, or a YAML file (default: demo)")
     parameters.add_argument(
         "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="overrides",
         help="set a parameter of the notebooks; may be given again",
     )  # fmt: skip
-    parameters.add_argument("--resume", action="store_true", help="skip finished stages, go on from checkpoints")
+    resuming = argparse.ArgumentParser(add_help=False)
+    resuming.add_argument("--resume", action="store_true", help="skip finished stages, go on from checkpoints")
 
     run = _command(
-        commands, "run", _run, "run the notebooks in order with papermill",
+        group, "run", "run the notebooks in order with papermill",
         "run", "run --profile kaggle -p data_dir ~/data/nerve -p run mine --resume",
         "run --only 04,06 -p gate_kind fused",
-        parents=[parameters],
+        parents=[parameters, resuming],
     )  # fmt: skip
     run.add_argument("--only", default="", metavar="03,04", help="run only these notebooks")
     loudness = run.add_mutually_exclusive_group()
@@ -91,27 +91,36 @@ def _add_runs(commands) -> None:
     run.set_defaults(loudness=0)
 
     fit = _command(
-        commands, "fit", _fit, "train one network of a run without its notebook, on many devices",
+        group, "fit", "train one network of a run without its notebook, on many devices",
         "fit segmenter --profile paper",
-        parents=[parameters],
+        parents=[parameters, resuming],
         more="Notebook 1 must have run. It is what torchrun and SLURM start:\n"
         "torchrun --nproc-per-node 2 -m nerveceg_lib fit segmenter -p devices 2",
     )  # fmt: skip
     fit.add_argument("stage", choices=("classifier", "segmenter"))
 
     report = _command(
-        commands, "report", _report, "write a run as one static site, to be opened in a browser", "report demo",
+        group, "report", "write a run as one static site, to be opened in a browser", "report demo",
         more="Score, pictures, notebooks, and a table of every held-out frame to sort and filter.",
     )  # fmt: skip
     report.add_argument("run", help="name of a run, such as demo")
 
+    kaggle = _command(
+        group, "kaggle", "write folders for `kaggle kernels push`: the package and every notebook",
+        "kaggle yourname kernels --profile kaggle",
+        parents=[parameters],
+        more="Needs the network or a cache of pip's, to build the package. Prints what to push, in order.",
+    )  # fmt: skip
+    kaggle.add_argument("user", help="your name in Kaggle's addresses")
+    kaggle.add_argument("out", type=Path, help="a new or empty folder")
 
-def _add_many(commands) -> None:
+
+def _add_many(group) -> None:
     cluster = argparse.ArgumentParser(add_help=False)
     cluster.add_argument("--scheduler", default="", help="address of a Dask cluster with the same file system")
 
     sweep = _command(
-        commands, "sweep", _sweep, "run a grid of parameters on Dask workers",
+        group, "sweep", "run a grid of parameters on Dask workers",
         "sweep params/sweeps/losses.yaml --workers 2", "sweep grid.yaml --scheduler tcp://10.0.0.1:8786",
         parents=[cluster],
     )  # fmt: skip
@@ -120,15 +129,15 @@ def _add_many(commands) -> None:
     sweep.add_argument("--metric", default="", help="figure to draw, e.g. 03.dice_positives (default: the score)")
 
     table = _command(
-        commands, "bias-table", _bias_table, "join the results of notebook 7 over the runs of a sweep",
-        "bias-table params/sweeps/bias_grid.yaml notebooks/tables/bias_grid",
+        group, "bias-table", "join the results of notebook 7 over the runs of a sweep",
+        "bias-table params/sweeps/bias_grid.yaml nerveceg_lib/tables/bias_grid",
         more="Writes what notebook 7 draws: OUT.csv (arms, intervals) and, of one setting, OUT-reliability.csv.",
     )  # fmt: skip
     table.add_argument("grid", type=Path, help="YAML file of a finished sweep, such as params/sweeps/bias_grid.yaml")
-    table.add_argument("out", type=Path, help="such as notebooks/tables/bias_grid")
+    table.add_argument("out", type=Path, help="such as nerveceg_lib/tables/bias_grid")
 
     predict = _command(
-        commands, "predict", _predict, "segment any folder of frames with the networks of a run",
+        group, "predict", "segment any folder of frames with the networks of a run",
         "predict ~/frames ~/masks --run demo", "predict ~/frames ~/masks --workers 2 --flip",
         parents=[cluster],
     )  # fmt: skip
@@ -141,9 +150,9 @@ def _add_many(commands) -> None:
     predict.add_argument("--workers", type=int, default=0, help="local Dask workers (default: this process alone)")
 
 
-def _add_data(commands) -> None:
+def _add_data(group) -> None:
     phantom = _command(
-        commands, "phantom", _phantom, "write a synthetic data set in competition layout",
+        group, "phantom", "write a synthetic data set in competition layout",
         "phantom ~/data/phantom", "phantom small --subjects 8 --frames-per-subject 6 --test-frames 10",
         more="As large as the competition's, unless told otherwise.",
     )  # fmt: skip
@@ -157,7 +166,7 @@ def _add_data(commands) -> None:
     phantom.add_argument("--workers", type=int, default=None, help="processes (default: one a core)")
 
     frames = _command(
-        commands, "import-frames", _import_frames, "copy your own frames and masks into the competition layout",
+        group, "import-frames", "copy your own frames and masks into the competition layout",
         "import-frames scans labels ~/data/mine",
         "import-frames scans labels ~/data/mine --subject 'case(\\d+)'",
         more="A mask is found by its frame's name, with or without _mask behind it.",
@@ -169,129 +178,12 @@ def _add_data(commands) -> None:
     frames.add_argument("--subject", default=r"(\d+)", help=number)
 
     usgra = _command(
-        commands, "import-usgra", _import_usgra, "cut USGRA-seg into the competition layout",
+        group, "import-usgra", "cut USGRA-seg into the competition layout",
         "import-usgra download ~/data/usgra", "import-usgra ~/Downloads/USGRA-seg ~/data/usgra",
     )  # fmt: skip
     usgra.add_argument("source", help="folder with images/ and masks/, or `download`")
     usgra.add_argument("destination", type=Path, help="a new or empty folder")
     usgra.add_argument("--seed", type=int, default=0, help="of the windows cut (default: 0)")
-
-
-def _run(options: argparse.Namespace) -> int:
-    from nerveceg_lib.paths import STAGES, STUDIES, show
-    from nerveceg_lib.runner import StageFailed, run
-
-    only = [number for number in options.only.split(",") if number]
-    try:
-        folder = run(options.profile, dict(options.overrides), only, options.resume, options.loudness)
-    except StageFailed as failure:
-        print(f"failed: {failure}", file=sys.stderr)
-        return failure.exit_code
-    _print_summary(folder, [show(folder / f"{stage}.ipynb") for stage in (*STAGES, *STUDIES)])
-    return 0
-
-
-def _fit(options: argparse.Namespace) -> None:
-    from nerveceg_lib.jobs import fit
-    from nerveceg_lib.runner import resolve_parameters
-
-    chosen, _ = resolve_parameters(options.profile, dict(options.overrides))
-    fit(options.stage, chosen, options.resume)
-
-
-def _sweep(options: argparse.Namespace) -> int:
-    from nerveceg_lib.cluster import connect
-    from nerveceg_lib.paths import artefact_root
-    from nerveceg_lib.sweep import read_sweep, run_sweep
-
-    at_least(1, **{"--workers": options.workers})
-    sweep = read_sweep(options.grid, options.metric)
-    print(f"{len(sweep.points)} runs", flush=True)
-    with connect(options.scheduler, options.workers) as client:
-        table = run_sweep(sweep, client)
-    print(f"wrote {artefact_root() / sweep.name / 'results.csv'}")
-    return int((table["status"] == "failed").any())
-
-
-def _bias_table(options: argparse.Namespace) -> None:
-    from nerveceg_lib import verdict
-    from nerveceg_lib.files import write_csv
-    from nerveceg_lib.paths import STUDIES, require, stage_dir
-    from nerveceg_lib.sweep import read_sweep
-
-    sweep = read_sweep(options.grid)
-    stages = [stage_dir(sweep.run_of(point), STUDIES[0]) for point in sweep.points]
-    frames = verdict.pooled([require(stage / "heldout.csv", f"the sweep {options.grid}") for stage in stages])
-    write_csv(options.out.with_suffix(".csv"), verdict.summarise(frames).round(4))
-    if frames.groupby(verdict.SETTING).ngroups == 1:
-        write_csv(options.out.with_name(f"{options.out.stem}-reliability.csv"), verdict.reliability(frames).round(4))
-    print(f"wrote {options.out.with_suffix('.csv')}")
-
-
-def _predict(options: argparse.Namespace) -> None:
-    from nerveceg_lib.cluster import connect
-    from nerveceg_lib.predict import predict
-
-    how = (options.run, options.gate_from, options.precision, options.flip)
-    with connect(options.scheduler, options.workers) as client:
-        print(f"wrote {predict(options.frames, options.out, *how, client=client)}")
-
-
-def _print_summary(folder: Path, notebooks: list[str]) -> None:
-    from nerveceg_lib.files import read_json
-
-    metrics = read_json(folder / "metrics.json")
-    print(f"\nrun folder: {folder}")
-    print("notebooks:  " + ", ".join(path for path in notebooks if (folder.parent / path).exists()))
-    for stage, figures in metrics.items():
-        print(f"{stage}: " + ", ".join(f"{name} {value}" for name, value in figures.items()))
-    if (submission := folder / "06_submission_rle" / "submission.csv").exists():
-        print(f"submission: {submission}")
-
-
-def _report(options: argparse.Namespace) -> None:
-    from nerveceg_lib.report import write_report
-
-    print(f"wrote {write_report(options.run)}")
-
-
-def _doctor(options: argparse.Namespace) -> int:
-    from nerveceg_lib.doctor import examine
-
-    lines, faults = examine(options.data)
-    print("\n".join(lines))
-    print("\n".join(f"missing: {fault}" for fault in faults) or "nothing is missing")
-    return 2 if faults else 0
-
-
-def _import_frames(options: argparse.Namespace) -> None:
-    from nerveceg_lib.data.own import import_frames
-
-    print(import_frames(options.images, options.masks, options.out, options.subject))
-
-
-def _phantom(options: argparse.Namespace) -> None:
-    from nerveceg_lib.data.phantom_set import write_phantom
-    from nerveceg_lib.files import storing
-
-    with storing(options.out):
-        write_phantom(
-            options.out,
-            subjects=options.subjects,
-            frames_per_subject=options.frames_per_subject,
-            test_frames=options.test_frames,
-            seed=options.seed,
-            difficulty=options.difficulty,
-            contradictory=options.contradictory,
-            workers=options.workers,
-        )
-    print(f"wrote {options.out}")
-
-
-def _import_usgra(options: argparse.Namespace) -> None:
-    from nerveceg_lib.data.usgra import import_usgra
-
-    print(import_usgra(options.source, options.destination, seed=options.seed))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     try:
         with storing(path, part=temporary):
             write(temporary)
-            with open(temporary, "rb") as file:
+            with open(temporary, "r+b") as file:  # Windows syncs no file that was opened to be read
                 os.fsync(file.fileno())  # else a power cut may leave the new name over an empty file
             temporary.replace(path)
     finally:

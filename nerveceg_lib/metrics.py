@@ -1,5 +1,7 @@
 """The competition's Dice, what its mean is made of, and how sure one can be of a mean."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 
@@ -25,9 +27,16 @@ def patient_interval(
     groups, index = np.unique(patients, return_inverse=True)
     sums, counts = np.bincount(index, weights=values), np.bincount(index)
     drawn = np.random.default_rng(seed).integers(len(groups), size=(draws, len(groups)))
-    means = sums[drawn].sum(1) / counts[drawn].sum(1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return _percentiles(sums[drawn].sum(1) / counts[drawn].sum(1), level)
+
+
+def resampled_interval(
+    statistic: Callable[[np.ndarray], float], patients: np.ndarray, level: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """As `patient_interval`, of any `statistic` of resampled frames, given by their places (M,) in `patients` (N,)."""
+    places = [np.flatnonzero(patients == patient) for patient in np.unique(patients)]
+    drawn = np.random.default_rng(seed).integers(len(places), size=(1000, len(places)))
+    return _percentiles([statistic(np.concatenate([places[n] for n in draw])) for draw in drawn], level)
 
 
 def gated_scores(presence: np.ndarray, mask_dice: np.ndarray, drawn: np.ndarray) -> np.ndarray:
@@ -56,6 +65,11 @@ def score_parts(presence: np.ndarray, mask_dice: np.ndarray, drawn: np.ndarray) 
         "dice_true_positives": mean(np.asarray(mask_dice)[presence & drawn]),
         "dice_positives": mean(np.asarray(mask_dice)[presence]),
     }
+
+
+def _percentiles(values, level: float) -> tuple[float, float]:
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
 def _overlap(prediction: np.ndarray, truth: np.ndarray) -> tuple[int, int]:

@@ -3,12 +3,16 @@
 <root>/cache/<data set>/       decoded frames, shared by all runs
 <root>/phantom-<options>/      built-in phantom data
 <root>/<run>/<stage>/          what one notebook of one run wrote
+
+On Kaggle each notebook has a machine of its own: what earlier ones wrote is mounted below `KAGGLE_INPUT`, read-only.
 """
 
 import os
+import shutil
 from pathlib import Path
 
 from nerveceg_lib.errors import InputError
+from nerveceg_lib.files import whole_folder
 
 KAGGLE_INPUT = Path("/kaggle/input")
 STAGES = (
@@ -38,10 +42,39 @@ def run_dir(run: str) -> Path:
 
 
 def stage_dir(run: str, stage: str) -> Path:
-    """Folder of one stage of one run, made if missing. Raises InputError for a run name that is a path."""
+    """Folder of one stage of one run, made if missing; on Kaggle it begins as a copy of what an earlier notebook left.
+
+    Raises InputError for a run name that is a path.
+    """
     folder = run_dir(run) / stage
+    if not folder.exists() and (earlier := _mounted(f"{run}/{stage}")):
+        with whole_folder(folder) as unfinished:
+            shutil.copytree(earlier, unfinished, dirs_exist_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def portable(path: Path) -> str:
+    """`path` as files name it: relative to the artefact root where it lies below, so that another machine finds it."""
+    path, root = Path(path).absolute(), artefact_root()
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+
+
+def locate(name: str) -> Path:
+    """The path that `portable` named: below the artefact root, or in what an earlier Kaggle notebook left."""
+    path = artefact_root() / name
+    return path if path.exists() else _mounted(name) or path
+
+
+def beside(cache: Path) -> Path:
+    """Where to keep what is made from a frame cache: its own folder, or on Kaggle, where that is mounted, one here."""
+    return artefact_root() / "cache" / f"{cache.name}-resized" if cache.is_relative_to(KAGGLE_INPUT) else cache
+
+
+def _mounted(name: str) -> Path | None:
+    """`name` below the `runs` folder of an earlier notebook's output; how deep Kaggle mounts that has changed."""
+    found = (path for depth in (1, 2, 3) for path in KAGGLE_INPUT.glob(f"{'*/' * depth}runs/{name}"))
+    return next(found, None)
 
 
 def require(path: Path, made_by: str) -> Path:
@@ -53,8 +86,8 @@ def require(path: Path, made_by: str) -> Path:
 
 def show(path: Path) -> str:
     """`path` as printed in notebooks: relative to the artefact root, so that no machine path is stored."""
-    path, root = Path(path).absolute(), artefact_root()
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else Path(path).name
+    name = portable(path)
+    return Path(name).name if Path(name).is_absolute() else name
 
 
 def find_competition_data(data_dir: str) -> Path | None:

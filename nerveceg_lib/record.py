@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from nerveceg_lib.files import read_json, write_json
-from nerveceg_lib.paths import STAGES
+from nerveceg_lib.paths import STAGES, locate
 
 
 def write_record(folder: Path, parameters: dict, library: str) -> Path:
@@ -38,7 +38,7 @@ def add_data(path: Path) -> None:
     """Add the hash of the data's files, known once notebook 1 has read them, to the record at `path`."""
     described = path.parents[1] / STAGES[0] / "dataset.json"
     if described.exists():
-        files = read_json(Path(read_json(described)["cache"]) / "manifest.json")["files"]
+        files = read_json(locate(read_json(described)["cache"]) / "manifest.json")["files"]
         hashes = json.dumps({name: record["blake2b"] for name, record in files.items()}, sort_keys=True)
         data = hashlib.blake2b(hashes.encode(), digest_size=16).hexdigest()
         write_json(path, read_json(path) | {"data": data})

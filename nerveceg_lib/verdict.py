@@ -12,6 +12,7 @@ from nerveceg_lib.metrics import patient_interval
 SETTING = ["data", "empty_share"]
 ONE_STAGE, ORACLE = "one stage, ", ", oracle gate"
 ALL_EMPTY = "all masks empty"
+TABLES = Path(__file__).parent / "tables"  # of the sweeps that notebook 7 shows, by `bias-table`
 
 
 def pooled(paths: list[Path]) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 A kernel and its imports cost more than all cells at this size, so kernels are left to test_pipeline.
 """
 
+from IPython.core.inputtransformer2 import TransformerManager
 from matplotlib import pyplot as plt
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
@@ -21,5 +22,6 @@ def run_cells(stage: str, **parameters):
     names = {"__name__": "__main__"}
     for place, cell in enumerate(cells):
         if cell.cell_type == "code":
-            exec(compile(cell.source, f"{stage}, cell {place}", "exec"), names)
+            code = TransformerManager().transform_cell(cell.source)
+            exec(compile(code, f"{stage}, cell {place}", "exec"), names)
     plt.close("all")

@@ -30,7 +30,7 @@ def test_faults_are_named(root, phantom, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("command", ["run", "fit", "report", "sweep", "bias-table", "predict", "phantom",
-                                     "import-frames", "import-usgra", "doctor"])  # fmt: skip
+                                     "import-frames", "import-usgra", "kaggle", "doctor"])  # fmt: skip
 def test_every_command_explains_itself_with_an_example(command, capsys):
     with pytest.raises(SystemExit) as done:
         main([command, "--help"])

@@ -69,6 +69,26 @@ def test_studies_run_only_when_asked_and_depend_on_notebook_1_alone(notebooks, r
     assert log(root, "08_architecture_comparison") == "3;3;"
 
 
+SPEAKING = "import sys, warnings\nprint('to read')\nprint('progress', file=sys.stderr)\nwarnings.warn('of a library')"
+
+
+@pytest.mark.parametrize(
+    ("flags", "heard", "not_heard"),
+    [
+        ([], {"to read"}, {"progress", "of a library"}),
+        (["-q"], set(), {"to read", "progress", "of a library"}),
+        (["-v"], {"to read", "progress", "of a library"}, set()),
+    ],
+)
+def test_quiet_and_verbose(notebooks, monkeypatch, capfd, flags, heard, not_heard):
+    monkeypatch.setenv("PYTHONWARNINGS", "")  # which -v sets
+    spoil(notebooks, STAGES[0], SPEAKING)
+    assert main(["run", "--only", "01", *flags]) == 0
+    said = "".join(capfd.readouterr())
+    assert "[1/1] 01_data_preparation: done in" in said
+    assert {words for words in heard | not_heard if words in said} == heard
+
+
 def test_two_runs_into_one_folder_are_refused_by_a_lock_that_no_crash_leaves_behind(notebooks, root):
     (root / "demo").mkdir(parents=True)
     holder = "import sys, time\nfrom nerveceg_lib import runner\nfrom pathlib import Path\n"

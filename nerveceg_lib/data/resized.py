@@ -9,6 +9,7 @@ from filelock import FileLock
 
 from nerveceg_lib.data.cache import FrameCache
 from nerveceg_lib.files import storing, whole_folder
+from nerveceg_lib.paths import beside
 
 
 def resize_frames(frames: np.ndarray, rows: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -25,8 +26,9 @@ def open_resized(cache: FrameCache, size: tuple[int, int]) -> tuple[np.ndarray, 
     A soft mask holds the share of nerve pixels below each input pixel times 255, so that thin borders survive.
     The files lie in the cache's folder and go with it when it is rebuilt.
     """
-    folder = cache.folder / f"resized-{size[0]}x{size[1]}"
-    with FileLock(cache.folder / f".{folder.name}.lock"):
+    folder = beside(cache.folder) / f"resized-{size[0]}x{size[1]}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
         if not folder.exists():
             # a disk that fills up under a memory map kills the process, so ask before
             with storing(folder, needed=2 * len(cache.masks) * size[0] * size[1]), whole_folder(folder) as unfinished:

@@ -14,7 +14,7 @@ from nerveceg_lib.data.index import check_split
 from nerveceg_lib.data.phantom_set import write_phantom
 from nerveceg_lib.errors import InputError
 from nerveceg_lib.files import read_json, storing, write_csv
-from nerveceg_lib.paths import STAGES, artefact_root, find_competition_data, require, show, stage_dir
+from nerveceg_lib.paths import STAGES, artefact_root, find_competition_data, locate, require, show, stage_dir
 from nerveceg_lib.submission import read_masks_csv
 
 
@@ -45,7 +45,7 @@ def cache_dir(data_dir: Path) -> Path:
 def load_prepared(run: str) -> FrameCache:
     """The frames that notebook 1 prepared for `run`; `index` carries `split` and `fold`."""
     stage = stage_dir(run, STAGES[0])
-    cache = load_cache(Path(_dataset(run)["cache"]))
+    cache = load_cache(locate(_dataset(run)["cache"]))
     index = pd.read_csv(require(stage / "frames.csv", STAGES[0]))
     check_split(index, show(stage / "frames.csv"))
     return replace(cache, index=index)
@@ -53,13 +53,13 @@ def load_prepared(run: str) -> FrameCache:
 
 def load_solution(run: str) -> dict[int, str] | None:
     """RLE truth of the test frames by image number, or None where the data has no solution.csv."""
-    path = Path(_dataset(run)["data_dir"]) / "solution.csv"
+    path = _data_dir(run) / "solution.csv"
     return dict(read_masks_csv(path).itertuples(index=False)) if path.exists() else None
 
 
 def load_contradictory(run: str) -> pd.DataFrame:
     """`subject` and `image` of the frames that are known to be labelled wrong: the phantom's, of other data none."""
-    path = Path(_dataset(run)["data_dir"]) / "contradictory.csv"
+    path = _data_dir(run) / "contradictory.csv"
     if not path.exists():
         return pd.DataFrame(columns=["subject", "image"], dtype=int)
     return pd.read_csv(path).rename(columns={"img": "image"})[["subject", "image"]]
@@ -75,7 +75,7 @@ def compare_train_masks(run: str, frames: FrameCache) -> int | None:
 
     Raises InputError for the first one that is not equal, as a shifted one would be, or not in the table.
     """
-    path = Path(_dataset(run)["data_dir"]) / "train_masks.csv"
+    path = _data_dir(run) / "train_masks.csv"
     if not path.exists():
         return None
     table = read_masks_csv(path, ["subject", "img", "pixels"])
@@ -91,7 +91,7 @@ def compare_train_masks(run: str, frames: FrameCache) -> int | None:
 
 def sample_submission(run: str, stage: Path) -> Path:
     """The data's sample_submission.csv; without one, a list of its test frames written to `stage`."""
-    given = Path(_dataset(run)["data_dir"]) / "sample_submission.csv"
+    given = _data_dir(run) / "sample_submission.csv"
     if given.exists():
         return given
     index = load_prepared(run).index
@@ -106,6 +106,10 @@ def load_submission_masks(run: str, masks_csv: str) -> pd.DataFrame:
         return read_masks_csv(require(Path(masks_csv), "what writes it"))
     predicted = pd.read_csv(require(stage_dir(run, STAGES[3]) / "test.csv", STAGES[3]), keep_default_na=False)
     return pd.DataFrame({"img": predicted["image"], "pixels": predicted["pixels"].where(predicted["drawn"], "")})
+
+
+def _data_dir(run: str) -> Path:
+    return locate(_dataset(run)["data_dir"])
 
 
 def _dataset(run: str) -> dict:

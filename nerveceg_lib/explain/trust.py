@@ -9,6 +9,7 @@ import torch
 from kornia.filters import gaussian_blur2d
 from scipy.stats import spearmanr
 from torch import nn
+from tqdm import tqdm
 
 from nerveceg_lib.explain.borrow import hooked
 
@@ -59,7 +60,7 @@ def judge(
     `score`), and by method the mean deletion and insertion curves.
     """
     tables, curves = [], {}
-    for method, stack in maps.items():
+    for method, stack in tqdm(maps.items(), "judge", delay=5, mininterval=5):
         heats = torch.tensor(np.array(stack))
         pairs = [faithfulness(score, images[n : n + 1], heat, steps) for n, heat in enumerate(heats)]
         each = [np.stack(kind) for kind in zip(*pairs, strict=True)]  # deletion, insertion: (N, steps + 1)
