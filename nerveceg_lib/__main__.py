@@ -86,7 +86,7 @@ def _add_runs(group) -> None:
     run.add_argument("--only", default="", metavar="03,04", help="run only these notebooks")
     loudness = run.add_mutually_exclusive_group()
     loudness.add_argument("-q", "--quiet", action="store_const", dest="loudness", const=-1, help="a line a notebook")
-    spoken = "also what notebooks write to stderr: progress within long cells, and libraries' warnings"
+    spoken = "also every warning of libraries"
     loudness.add_argument("-v", "--verbose", action="store_const", dest="loudness", const=1, help=spoken)
     run.set_defaults(loudness=0)
 

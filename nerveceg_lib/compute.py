@@ -4,6 +4,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from nerveceg_lib.errors import at_least, one_of
 
@@ -41,8 +42,13 @@ def has_fast_bf16() -> bool:
     """True if `device()` has bf16 units: Ampere and later; on the CPU AVX512-BF16 or AMX."""
     if device().type == "cuda":
         return torch.cuda.get_device_capability() >= (8, 0)
-    found = getattr(torch.cpu, "get_capabilities", dict)()
+    found: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
+def channels_last(network: nn.Module) -> nn.Module:
+    """`network` itself with its weights laid out channels last."""
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # documented, not in the stub
 
 
 def autocast(precision: str) -> AbstractContextManager:

@@ -1,6 +1,9 @@
 """The exceptions for what a user can fix: mistakes, and disks that take no more."""
 
 from collections.abc import Iterable
+from typing import TypeVar
+
+Choice = TypeVar("Choice")
 
 
 class InputError(ValueError):
@@ -17,7 +20,7 @@ class StorageError(RuntimeError):
     """
 
 
-def one_of(name: str, value: object, allowed: Iterable) -> object:
+def one_of(name: str, value: Choice, allowed: Iterable) -> Choice:
     """Return `value` if it is among `allowed`. Raises InputError that names the parameter `name` and the choice."""
     allowed = list(allowed)
     if value not in allowed:

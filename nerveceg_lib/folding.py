@@ -2,11 +2,13 @@
 
 import copy
 from collections import Counter
+from typing import TypeGuard
 
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+Convolution = nn.Conv2d | nn.ConvTranspose2d
 # rows: taps of a 4-tap transposed convolution of stride 2; columns: those of the 3-tap convolution they stand for
 TAPS = torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 1.0], [1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
 
@@ -38,7 +40,7 @@ def _doubles(module: nn.Module) -> bool:
     return isinstance(module, nn.Upsample) and module.mode == "nearest" and module.scale_factor == 2
 
 
-def _is_plain(module: nn.Module) -> bool:
+def _is_plain(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     shape = (module.kernel_size, module.stride, module.padding, module.groups) if type(module) is nn.Conv2d else None
     return shape == ((3, 3), (1, 1), (1, 1), 1)
 
@@ -52,9 +54,11 @@ def fold_batch_norm(model: nn.Module, example: torch.Tensor) -> nn.Module:
     """
     model = copy.deepcopy(model).eval()
     names = {module: name for name, module in model.named_modules()}
-    runs, outputs, pairs = Counter(), {}, {}
+    runs: Counter[nn.Module] = Counter()
+    outputs: dict[int, tuple[Convolution, torch.Tensor]] = {}
+    pairs: dict[nn.BatchNorm2d, Convolution | None] = {}
 
-    def note(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+    def note(module: Convolution | nn.BatchNorm2d, inputs: tuple, output: torch.Tensor) -> None:
         runs[module] += 1
         if isinstance(module, nn.BatchNorm2d):
             pairs[module] = outputs.get(id(inputs[0]), (None, None))[0]

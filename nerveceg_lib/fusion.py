@@ -126,7 +126,9 @@ def load_gate(path: Path) -> tuple[AnyGate, str]:
 
 def _features(predictions: pd.DataFrame, evidence: str) -> np.ndarray:
     """Columns of `evidence`, each on a scale on which it acts about linearly: (N, columns)."""
-    scales = {"probability": _logit, "peak": _logit, "mask_area": np.sqrt, "entropy": lambda x: np.log(x + 1e-4)}
+    scales: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "probability": _logit, "peak": _logit, "mask_area": np.sqrt, "entropy": lambda x: np.log(x + 1e-4)
+    }  # fmt: skip
     columns = [(name, predictions[name].to_numpy(float)) for name in EVIDENCE[evidence]]
     return np.stack([scales.get(name, np.asarray)(values) for name, values in columns], axis=1)
 

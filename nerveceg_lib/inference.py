@@ -22,7 +22,8 @@ from nerveceg_lib.data.dataset import to_input
 from nerveceg_lib.data.resized import resize_frames
 from nerveceg_lib.folding import for_inference
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 Size = tuple[int, int]
 
 
@@ -43,7 +44,7 @@ class System(Protocol):
     def read(self, frames: np.ndarray) -> object:
         """Whatever the call takes, of uint8 frames (B, H, W)."""
 
-    def __call__(self, inputs, threshold: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    def __call__(self, inputs, /, threshold: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """P(nerve) (B,), which of them are above `threshold` (B,), and mask probabilities (networks, kept, h, w)."""
 
 
@@ -55,11 +56,9 @@ class Stage:
     """
 
     def __init__(self, networks: Sequence[nn.Module], size: Size, precision: str = "fp32", flip: bool = False):
-        example, place = torch.zeros(1, 1, *size), {"device": compute.device(), "memory_format": torch.channels_last}
-        self.networks = [
-            for_inference(network, example.to(next(network.parameters(), example).device)).to(**place)
-            for network in networks
-        ]
+        example = torch.zeros(1, 1, *size)
+        ready = [for_inference(each, example.to(next(each.parameters(), example).device)) for each in networks]
+        self.networks = [compute.channels_last(network.to(compute.device())) for network in ready]
         self.size, self.precision, self.flip = size, compute.resolve_precision(precision), flip
 
     def read(self, frames: np.ndarray) -> torch.Tensor:
@@ -89,7 +88,11 @@ class PresenceStage(Stage):
     """A gate of classifiers, or of the presence heads of EfficientU-Nets."""
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-        return self.each(lambda network, image: getattr(network, "presence_logit", network)(image), batch).mean(0)
+        return self.each(_presence_logit, batch).mean(0)
+
+
+def _presence_logit(network: nn.Module, image: torch.Tensor) -> torch.Tensor:
+    return getattr(network, "presence_logit", network)(image)
 
 
 class TwoNetworks:
@@ -112,6 +115,16 @@ class TwoNetworks:
         return probability, kept, self.segmenter.each(lambda network, image: network(image), inputs[1][kept]).cpu()
 
 
+class Encodes(Protocol):
+    """A network that `OneTrunk` can run; see `EfficientUNet`."""
+
+    def encode(self, image: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Features, and presence logits (B,)."""
+
+    def decode(self, image: torch.Tensor, levels: list[torch.Tensor]) -> torch.Tensor:
+        """Mask logits (B, 1, H, W)."""
+
+
 class OneTrunk:
     """EfficientU-Nets trained for both stages: encoder and head see every frame, the decoder those that pass."""
 
@@ -122,12 +135,12 @@ class OneTrunk:
         """See `System`; the gate is the mean presence, and each network decodes what it encoded."""
         encoded = []
 
-        def encode(network: nn.Module, image: torch.Tensor) -> torch.Tensor:
+        def encode(network: Encodes, image: torch.Tensor) -> torch.Tensor:
             levels, logit = network.encode(image)
             encoded.append((image, levels))
             return logit
 
-        def decode(network: nn.Module, _: torch.Tensor) -> torch.Tensor:
+        def decode(network: Encodes, _: torch.Tensor) -> torch.Tensor:
             image, levels = next(remembered)
             return network.decode(image[chosen], [features[chosen] for features in levels])
 
@@ -258,7 +271,7 @@ def prediction_table(
 
 def _finish(clean: Callable, found: tuple) -> list[Prediction]:
     shape, probability, kept, masks = found
-    drawn = iter(())
+    drawn: Iterator[tuple[np.ndarray, dict[str, float]]] = iter(())
     if masks is not None:
         # of each network by itself: the mean of several maps is less sure than any, and a gate is fitted to single ones
         evidence = {name: values.mean(0).tolist() for name, values in mask_evidence(masks).items()}

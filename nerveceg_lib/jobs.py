@@ -6,6 +6,7 @@ The parameters are called as in the notebooks; what they mean stands there.
 import dataclasses
 import hashlib
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from nerveceg_lib.data.cache import FrameCache
 from nerveceg_lib.errors import InputError, one_of
 from nerveceg_lib.looks import propose_places
 from nerveceg_lib.models import EFFICIENT_UNETS, SHARED_TRUNKS, build_model, supported
+from nerveceg_lib.models.shared_trunk import SharedTrunk
 from nerveceg_lib.paths import STAGES, require, show, stage_dir
 
 
@@ -49,7 +51,10 @@ def fit(stage: str, parameters: dict, resume: bool) -> None:
 
     For the processes that torchrun, SLURM or Lightning start. `parameters` are the notebooks' by name.
     """
-    make, folder = {"classifier": (classifier_job, STAGES[1]), "segmenter": (segmenter_job, STAGES[2])}[stage]
+    jobs: dict[str, tuple[Callable[..., Job], str]] = {
+        "classifier": (classifier_job, STAGES[1]), "segmenter": (segmenter_job, STAGES[2]),
+    }  # fmt: skip
+    make, folder = jobs[stage]
     runtime.configure(parameters["seed"], threads=runtime.threads_of_each(parameters["devices"]))
     frames = source.load_prepared(parameters["run"])
     job = make(frames, **{name: parameters[name] for name in inspect.signature(make).parameters if name != "frames"})
@@ -62,7 +67,7 @@ def train(job: Job, file: Path, resume: bool, hardware: Hardware) -> tuple[nn.Mo
     torch.manual_seed(job.schedule.seed)
     model = build_model(job.name, **job.config, **job.start)
     if job.trunk:
-        _go_on_from(model, job)
+        _go_on_from(model, job, job.trunk)
     trunk = hashlib.blake2b(job.trunk.read_bytes(), digest_size=8).hexdigest() if job.trunk else ""
     fingerprint = {
         "model": job.name, "config": job.config, **job.facts, **job.start, "batch": job.data.batch, "trunk": trunk,
@@ -73,19 +78,19 @@ def train(job: Job, file: Path, resume: bool, hardware: Hardware) -> tuple[nn.Mo
     return model, curves
 
 
-def load_trunk(path: Path) -> tuple[nn.Module, dict]:
+def load_trunk(path: Path) -> tuple[SharedTrunk, dict]:
     """The shared trunk in a checkpoint and its facts. Raises InputError for a network of another kind."""
     model, facts = load_checkpoint(path)
-    if not hasattr(model, "segmenter"):
+    if not isinstance(model, SharedTrunk):
         raise InputError(f"{show(path)}: expected {' or '.join(SHARED_TRUNKS)}, found {facts['model']}")
     return model, facts
 
 
-def _go_on_from(model: nn.Module, job: Job) -> None:
-    """Load `job.trunk`, or the segmenter inside, into `model`. Raises InputError if it is none or built otherwise."""
-    trunk, facts = load_trunk(job.trunk)
+def _go_on_from(model: nn.Module, job: Job, path: Path) -> None:
+    """Load the trunk at `path`, or the segmenter inside, into `model`. InputError if it is none or built otherwise."""
+    trunk, facts = load_trunk(path)
     try:
-        model.load_state_dict((trunk if hasattr(model, "segmenter") else trunk.segmenter).state_dict())
+        model.load_state_dict((trunk if isinstance(model, SharedTrunk) else trunk.segmenter).state_dict())
     except RuntimeError as error:
         own = f"{facts['model']} {facts['config']}"
         raise InputError(f"{job.name} {job.config}: cannot go on from {own}, which is built otherwise") from error
@@ -140,7 +145,7 @@ def segmenter_job(
     facts = {"size": list(size), "fold": fold, "seed": seed, "one_trunk": one_trunk}
     start = one_of("segmenter_start", segmenter_start, ("scratch", "classifier", "second_look"))
     trunk = None if start == "scratch" else require(stage_dir(run, STAGES[1]) / "classifier.pt", STAGES[1])
-    if start == "second_look":
+    if trunk and start == "second_look":
         train_side, validation = sides(frames.index, fold)
         parts = [side["row"].to_numpy() for side in (dataset.balanced(train_side), validation)]
         return second_look(frames, parts, trunk, coverage_weight, schedule, segmenter_batch, facts)
@@ -181,9 +186,10 @@ def second_look(
     """
     model, made = load_trunk(trunk)
     places = [propose_places(model, frames.frames, rows, tuple(made["size"])) for rows in parts]
-    sets = [crops.CropSet(frames, parts[n], places[n], facts["size"], margin=n == 0) for n in range(2)]
+    size = facts["size"]
+    train_set, validation = (crops.CropSet(frames, parts[n], places[n], size, margin=n == 0) for n in range(2))
     move = dataset.augmentation()
-    data = training.Data(*sets, batch, lambda given: crops.trim(dataset.augment(move, given), facts["size"]))
+    data = training.Data(train_set, validation, batch, lambda given: crops.trim(dataset.augment(move, given), size))
     task = tasks.shared_task(coverage_weight)
     return Job(made["model"], made["config"], task, schedule, data, {"task": "second look", **facts}, {}, trunk)
 

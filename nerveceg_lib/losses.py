@@ -124,7 +124,7 @@ def bce_dice(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 def coverage(maps: list[torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
     """Mean BCE between coverage logits (B, 1, h, w) and the mask (B, 1, H, W) averaged over each cell."""
-    losses = [bce(logits, F.adaptive_avg_pool2d(mask, logits.shape[-2:])) for logits in maps]
+    losses = [bce(logits, F.adaptive_avg_pool2d(mask, (logits.shape[-2], logits.shape[-1]))) for logits in maps]
     return torch.stack(losses).mean()
 
 

@@ -211,7 +211,7 @@ def sweep_results(names: pd.Series, values: pd.Series, label: str, by: str) -> F
 def histogram(values: np.ndarray, xlabel: str, title: str) -> Figure:
     """Histogram of one figure a frame in 0..1, with its median."""
     figure, axis = plt.subplots(figsize=(6, 2.8))
-    axis.hist(values, np.linspace(0, 1, 41), color=PREDICTION)
+    axis.hist(values, np.linspace(0, 1, 41).tolist(), color=PREDICTION)
     axis.axvline(np.median(values), color="black", linestyle="--", linewidth=1, label=f"median {np.median(values):.3f}")
     axis.set(xlabel=xlabel, ylabel="frames", title=title)
     axis.legend()

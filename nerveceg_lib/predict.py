@@ -10,7 +10,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import compress, islice
 from pathlib import Path
 
@@ -86,8 +86,9 @@ def segment_files(
         table = prediction_table(predictions, np.arange(len(part))).assign(frame=[path.name for path in part])
         drawn = gate.draws(table)
         for path, prediction in compress(zip(part, predictions, strict=True), drawn):
+            assert prediction.mask is not None  # a gate draws only what its threshold let through
             png = cv2.imencode(".png", prediction.mask * np.uint8(255))[1].tobytes()
-            write_atomically(masks / f"{path.stem}.png", lambda file, png=png: file.write_bytes(png))
+            write_atomically(masks / f"{path.stem}.png", partial(Path.write_bytes, data=png))
         table.loc[~drawn, ["mask_area", "pixels"]] = 0, ""
         tables.append(table[["frame", "probability", "mask_area", "pixels"]])
     return pd.concat(tables)
@@ -103,7 +104,9 @@ def _system(settings: str):
 
 def _carry_out(client, tasks: list, common: dict) -> Iterator[None]:
     if client is None:
-        yield from (segment_shard(task, **common) for task in tasks)
+        for task in tasks:
+            segment_shard(task, **common)
+            yield
         return
     from distributed import as_completed
 

@@ -143,7 +143,7 @@ def _table(run: str, frames: pd.DataFrame, out: Path) -> str:
         }
     ).sort_values("Dice", kind="stable")
     control = [{"target": 0, "content": ["order"]}, {"target": 1, "content": ["search"]}]
-    no_control = [{"target": row, "content": []} for row in (0, 1)]
+    no_control: list[dict[str, object]] = [{"target": row, "content": []} for row in (0, 1)]
     return generate_init_offline_itables_html(dt_bundle) + to_html_datatable(
         table, connected=False, allow_html=True, showIndex=False, maxBytes=0, columnControl=control, pageLength=10,
         columnDefs=[{"targets": [0], "orderable": False, "columnControl": no_control}],

@@ -40,12 +40,13 @@ def run(profile: str, overrides: dict[str, str], only: list[str], resume: bool, 
 
     Parameters are the notebooks' defaults, then `params/<profile>.yaml`, then `overrides` (YAML scalars).
     With `resume`, stages with a matching marker are skipped and training goes on from its last checkpoint. `loudness`:
-    -1 a line a notebook, 0 also what notebooks print, 1 also what they write to stderr, with all warnings.
+    -1 a line a notebook, 0 also what notebooks print and the progress of long cells, 1 also all warnings of libraries.
     Raises InputError for unknown names and wrong types, StageFailed for the first notebook that fails.
     """
     chosen_stages = choose_stages(only)
     chosen, names = resolve_parameters(profile, overrides)
     os.environ["NERVECEG_RUNS"] = str(artefact_root())  # the kernels work in notebooks/
+    os.environ["PYTHONWARNINGS"] = "default" if loudness > 0 else "ignore"  # of the kernels
     folder = run_dir(chosen["run"])
     folder.mkdir(parents=True, exist_ok=True)
     with _alone_in(folder):
@@ -164,8 +165,6 @@ def _run_stage(
 
 
 def _execute(stage: str, parameters: dict, output: Path, loudness: int) -> None:
-    if loudness > 0:
-        os.environ["PYTHONWARNINGS"] = "default"  # of the kernel
     unfinished = output.with_name(UNFINISHED + output.name)  # papermill writes it anew after each cell
     try:
         with storing(output):
@@ -176,7 +175,7 @@ def _execute(stage: str, parameters: dict, output: Path, loudness: int) -> None:
                 cwd=NOTEBOOKS,
                 progress_bar=sys.stderr.isatty() and loudness >= 0,
                 stdout_file=sys.stdout if loudness >= 0 else None,
-                stderr_file=sys.stderr if loudness > 0 else None,
+                stderr_file=sys.stderr if loudness >= 0 else None,
                 kernel_name="python3",
                 extra_arguments=["--log-level=ERROR"],  # else each kernel warns of its unencrypted local socket
             )

@@ -36,7 +36,7 @@ def configure(seed: int, threads: int = 0) -> None:
     # what use_deterministic_algorithms does, without its import of the compiler (two seconds a process)
     torch.set_deterministic_debug_mode("warn")
     # filling fresh tensors only serves to expose reads of uninitialised memory and costs a pass each
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property, added late
     torch.set_num_threads(threads or int(os.environ.get("OMP_NUM_THREADS", 0)) or cores())
 
 

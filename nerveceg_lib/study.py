@@ -151,7 +151,7 @@ class Lab:
         gate, trunk, spent = self._gate(name, share * total)
         if start == "second_look":
             second, more = self._second_look(arm, trunk, total - spent)
-            system = TwoLooks(Stage([gate], self.budget.size), second)
+            system: System = TwoLooks(Stage([gate], self.budget.size), second)
         else:
             second, more = self._segmenter(arm, trunk, total - spent)
             system = TwoNetworks(PresenceStage([gate], self.budget.size), second)
@@ -159,7 +159,7 @@ class Lab:
         judge = partial(self._judge, sides=sides, gflops=spent + more)
         for kind, fit in fusion.GATES.items():
             fitted = fit(sides[0])
-            sure = sides[1]["probability"] if kind == "hard" else fitted.presence(sides[1])
+            sure = fitted.presence(sides[1]) if isinstance(fitted, fusion.ScoreOptimalGate) else sides[1]["probability"]
             found = judge(f"{arm}, {kind} gate", draws=[fitted.draws(side) for side in sides])
             yield found.assign(probability=np.tile(sure, 2))
         yield judge(f"{arm}, oracle gate", draws=[side["presence"] == 1 for side in sides])
@@ -193,9 +193,9 @@ class Lab:
         return Stage([model], size), spent
 
     def _whole_frames(self, parts: Sequence[pd.DataFrame], recipe: str) -> training.Data:
-        sets = [dataset.FrameSet(self.frames, part["row"].to_numpy(), self.budget.size) for part in parts]
+        train, validation = (dataset.FrameSet(self.frames, part["row"].to_numpy(), self.budget.size) for part in parts)
         move = dataset.augmentation()
-        return training.Data(*sets, self._recipe(recipe)[0], lambda given: dataset.augment(move, given))
+        return training.Data(train, validation, self._recipe(recipe)[0], lambda given: dataset.augment(move, given))
 
     def _job(
         self, recipe: str, network: str, task: training.Task, data: training.Data, epochs=0, gflops=0.0

@@ -60,7 +60,10 @@ def gains(table: pd.DataFrame, title: str) -> Figure:
         places = np.arange(len(order)) + (0.12 if cleaned else -0.12)
         error = [rows["gain"] - rows["gain_low"], rows["gain_high"] - rows["gain"]]
         colours = [STYLES.get(arm, (NEUTRAL,))[0] for arm in order]
-        axis.errorbar(rows["gain"], places, xerr=error, fmt="none", ecolor=colours, elinewidth=1.2)
+        axis.errorbar(
+            rows["gain"], places, xerr=error, fmt="none", elinewidth=1.2,
+            ecolor=colours,  # type: ignore[arg-type]  # one a bar, of which the stub knows nothing
+        )  # fmt: skip
         axis.scatter(rows["gain"], places, c=face or colours, edgecolors=colours, s=26, zorder=3)
     axis.axvline(0, color="black", linewidth=1)
     axis.set_yticks(range(len(order)), order)

@@ -33,10 +33,10 @@ def load_system(
                 f"fold of run {run}: expected both networks to leave out the same one, found {first.get('fold')} and "
                 f"{second.get('fold')}; one of them was trained on the patients that the gate is chosen on"
             )
-    second = Stage(segmenters, size, precision, flip)
+    masks = Stage(segmenters, size, precision, flip)
     if facts[0].get("task") == "second look":
-        return TwoLooks(Stage(classifiers, gate_size, precision, flip), second), gate_facts[0]
-    return TwoNetworks(PresenceStage(classifiers, gate_size, precision, flip), second), gate_facts[0]
+        return TwoLooks(Stage(classifiers, gate_size, precision, flip), masks), gate_facts[0]
+    return TwoNetworks(PresenceStage(classifiers, gate_size, precision, flip), masks), gate_facts[0]
 
 
 def _networks(runs: Sequence[str], stage: str, kind: str) -> tuple[list, tuple[int, int], list[dict]]:

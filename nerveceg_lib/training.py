@@ -17,12 +17,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from nerveceg_lib.checkpoints import WholeCheckpoints
-from nerveceg_lib.compute import Hardware, resolve_precision
-from nerveceg_lib.data.dataset import FrameSet, eval_loader, train_loader
+from nerveceg_lib.compute import Hardware, channels_last, resolve_precision
+from nerveceg_lib.data.dataset import Batch, LabelledSet, eval_loader, train_loader
 from nerveceg_lib.errors import InputError, at_least, one_of
 from nerveceg_lib.files import read_json, storing, write_csv, write_json
 
-Batch = dict[str, torch.Tensor]
 SCHEDULES = ("one_cycle", "constant")
 
 
@@ -71,8 +70,8 @@ class Schedule:
 class Data:
     """Frames to train and validate on, frames a batch (in each process), and the augmentation of a batch."""
 
-    train: FrameSet
-    validation: FrameSet
+    train: LabelledSet
+    validation: LabelledSet
     batch: int
     augment: Callable[[Batch], Batch]
 
@@ -97,7 +96,7 @@ class TrainingModule(L.LightningModule):
 
     def training_step(self, batch: Batch, index: int) -> torch.Tensor:
         # augmentation and dropout depend on seed, batch and process alone, so a resumed run repeats them exactly
-        seen = self.current_epoch * self.trainer.num_training_batches + index
+        seen = self.current_epoch * int(self.trainer.num_training_batches) + index
         place = seen * self.trainer.world_size + self.trainer.global_rank
         # without a GPU torch.manual_seed notes the call stack thrice, for devices that may yet appear
         seed = torch.default_generator.manual_seed if self.device.type == "cpu" else torch.manual_seed
@@ -174,11 +173,12 @@ def fit(
     goes_on = resume and last.exists() and _belongs(folder, fingerprint)
     if not goes_on:
         _start_over(folder, fingerprint)
-    model.to(memory_format=torch.channels_last)
+    channels_last(model)
     module, log = TrainingModule(model, task, schedule, data), EpochLog(task.metric_name)
     # Lightning puts the averaged weights into whole checkpoints alone
-    options = {"monitor": "val_metric", "mode": "max", "enable_version_counter": False}
-    best = ModelCheckpoint(folder, "best", save_weights_only=not schedule.ema, **options)
+    best = ModelCheckpoint(
+        folder, "best", "val_metric", mode="max", save_weights_only=not schedule.ema, enable_version_counter=False
+    )
     callbacks = [log, best, ModelCheckpoint(folder, "last", enable_version_counter=False)]
     if schedule.patience:
         callbacks.append(EarlyStopping("val_metric", mode="max", patience=schedule.patience))
@@ -196,16 +196,14 @@ def fit(
 
 
 def _trainer(schedule: Schedule, hardware: Hardware, callbacks: list[Callback]) -> L.Trainer:
-    strategy = hardware.strategy
-    if strategy == "auto" and hardware.devices * hardware.num_nodes > 1:
-        strategy = "ddp"
+    several = hardware.devices * hardware.num_nodes > 1
     return L.Trainer(
         max_epochs=schedule.epochs,
         accumulate_grad_batches=schedule.accumulate,
         devices=hardware.devices,
         num_nodes=hardware.num_nodes,
-        strategy=strategy,
-        precision={"bf16": "bf16-mixed", "fp32": "32-true"}[resolve_precision(hardware.precision)],
+        strategy="ddp" if several and hardware.strategy == "auto" else hardware.strategy,
+        precision="bf16-mixed" if resolve_precision(hardware.precision) == "bf16" else "32-true",
         use_distributed_sampler=False,
         plugins=[WholeCheckpoints()],
         callbacks=callbacks,
@@ -263,6 +261,7 @@ class EpochLog(Callback):
         figures = {name: float(trainer.callback_metrics[name]) for name in ("loss", "val_loss", "val_metric")}
         self.records.append({"epoch": trainer.current_epoch + 1, **figures})
         seconds = time.monotonic() - self._epoch_start
+        assert trainer.max_epochs is not None  # `_trainer` gave it
         left = seconds * (trainer.max_epochs - trainer.current_epoch - 1)
         _say(
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  loss {figures['loss']:.3f}  "

@@ -75,7 +75,7 @@ SPEAKING = "import sys, warnings\nprint('to read')\nprint('progress', file=sys.s
 @pytest.mark.parametrize(
     ("flags", "heard", "not_heard"),
     [
-        ([], {"to read"}, {"progress", "of a library"}),
+        ([], {"to read", "progress"}, {"of a library"}),
         (["-q"], set(), {"to read", "progress", "of a library"}),
         (["-v"], {"to read", "progress", "of a library"}, set()),
     ],

@@ -59,6 +59,17 @@ def test_interval_counts_patients_not_frames():
     assert frame_high - frame_low < 0.3 * (high - low)
 
 
+def test_interval_of_another_statistic_resamples_the_same_patients():
+    rng = np.random.default_rng(2)
+    patients, values = np.repeat(np.arange(12), 5), rng.normal(size=60)
+    seen = []
+    low, high = metrics.resampled_interval(lambda rows: seen.append(rows) or values[rows].mean(), patients)
+    assert (low, high) == pytest.approx(metrics.patient_interval(values, patients, draws=1000))
+    assert len(seen) == 1000 and all(
+        set(np.bincount(patients[rows])) <= {0, 5, 10, 15, 20, 25, 30, 35} for rows in seen
+    )
+
+
 def test_interval_covers_the_truth_as_often_as_it_says():
     rng, hits = np.random.default_rng(1), 0
     for _ in range(200):

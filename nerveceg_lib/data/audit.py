@@ -29,7 +29,7 @@ def contradictory_pairs(cache: FrameCache, similarity: float) -> pd.DataFrame:
     `similarity` is the least correlation (0 to 1) between thumbnails. Columns: `row` (with nerve),
     `other` (without), `correlation`; each empty frame is listed once, with its nearest positive frame.
     """
-    pairs = []
+    pairs: list[tuple[int, int, float]] = []
     labelled = cache.index[cache.index["set"] == "train"]
     for _, patient in labelled.groupby("subject"):
         positive = patient.loc[patient["presence"] == 1, "row"].to_numpy()

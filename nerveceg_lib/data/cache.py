@@ -106,11 +106,14 @@ def _digest(path: Path) -> str:
 
 
 def _build(data_dir: Path, folder: Path, listing: pd.DataFrame, on_bad_frame: str, progress: bool) -> None:
-    kept, skipped, files = [], [], {}
+    kept, skipped = [], []
+    files: dict[str, dict] = {}
     decoded = _decode_all(data_dir, listing)
     train_count = int((listing["set"] == "train").sum())
     with _array(folder / "frames.npy", len(listing)) as frames, _array(folder / "masks.npy", train_count) as masks:
-        for row, frame, mask, records, error in tqdm(decoded, "decode", len(listing), disable=not progress):
+        for row, frame, mask, records, error in tqdm(
+            decoded, "decode", len(listing), disable=not progress, delay=5, mininterval=5
+        ):
             files |= records
             if error and on_bad_frame == "stop":
                 raise error

@@ -3,10 +3,9 @@
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from nerveceg_lib.data.cache import FrameCache
-from nerveceg_lib.data.dataset import Batch, to_input
+from nerveceg_lib.data.dataset import Batch, LabelledSet, to_input
 from nerveceg_lib.data.resized import resize_frames
 
 SIDE = 192  # px: of real masks 99 in 100 are less than 180 px long
@@ -47,7 +46,7 @@ def paste(maps: np.ndarray, at: np.ndarray, shape: tuple[int, int]) -> np.ndarra
     return full
 
 
-class CropSet(Dataset):
+class CropSet(LabelledSet):
     """Crops of labelled frames `rows` around `places` (len(rows), 2), each SIDE px resized to `size` (h, w).
 
     Batches are as `FrameSet` gives them; a crop that misses the nerve is one without. With `margin` there are MARGIN
@@ -58,7 +57,7 @@ class CropSet(Dataset):
         self.rows = np.asarray(rows)
         self.names = cache.index["path"].to_numpy()[self.rows]
         side = SIDE + 2 * MARGIN * margin
-        wide = tuple(round(length * side / SIDE) for length in size)
+        wide = round(size[0] * side / SIDE), round(size[1] * side / SIDE)
         at = corners(places, cache.frames.shape[1:], side)
         self.frames = np.empty((len(rows), *wide), np.uint8)
         self.masks = np.empty_like(self.frames)
@@ -67,9 +66,6 @@ class CropSet(Dataset):
             for source, scale, out in ((cache.frames, 1, self.frames), (cache.masks, 255, self.masks)):
                 pieces = cut(source[self.rows[part]], at[part], side) * np.uint8(scale)
                 out[part] = resize_frames(pieces, np.arange(len(pieces)), wide)
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def __getitems__(self, places: list[int]) -> Batch:
         mask = torch.from_numpy(self.masks[places]).unsqueeze(1).float() / 255

@@ -1,5 +1,7 @@
 """Frames as a network sees them: resized, standardised, in batches, moved together with their masks."""
 
+from typing import TypeVar
+
 import kornia.augmentation as K
 import numpy as np
 import pandas as pd
@@ -11,6 +13,7 @@ from nerveceg_lib.data.cache import FrameCache
 from nerveceg_lib.data.resized import open_resized
 
 Batch = dict[str, torch.Tensor]
+Whole = TypeVar("Whole")
 
 
 def to_input(frames: np.ndarray | torch.Tensor) -> torch.Tensor:
@@ -23,7 +26,20 @@ def to_input(frames: np.ndarray | torch.Tensor) -> torch.Tensor:
     return (pixels - mean) / std.clamp_min(1e-3)
 
 
-class FrameSet(Dataset):
+class LabelledSet(Dataset):
+    """What networks are trained and validated on: `rows` of the index, the files' `names`, and batches by place."""
+
+    rows: np.ndarray
+    names: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, places: list[int]) -> Batch:
+        raise NotImplementedError
+
+
+class FrameSet(LabelledSet):
     """Labelled frames `rows` of a cache at one input size."""
 
     def __init__(self, cache: FrameCache, rows: np.ndarray, size: tuple[int, int]):
@@ -31,9 +47,6 @@ class FrameSet(Dataset):
         self.rows = np.asarray(rows)
         self.presence = cache.index["presence"].to_numpy()[self.rows].astype(np.float32)
         self.names = cache.index["path"].to_numpy()[self.rows]
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def __getitems__(self, places: list[int]) -> Batch:
         """A whole batch: image (B, 1, H, W) standardised, mask (B, 1, H, W) in 0..1, presence (B,) 0 or 1.
@@ -60,25 +73,25 @@ def balanced(frames: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([frames, *[frames[frames["presence"] == 1]] * (times - 1)], ignore_index=True)
 
 
-def train_loader(frames: FrameSet, batch_size: int, seed: int, processes: int = 1, process: int = 0) -> DataLoader:
+def train_loader(frames: LabelledSet, batch_size: int, seed: int, processes: int = 1, process: int = 0) -> DataLoader:
     """Shuffled batches whose order depends on the seed and the epoch alone, so that a resumed run repeats it.
 
     Of `processes` side by side each takes its share: together their batches are those of one process with
     batches `processes` times as large. Batches are cut from memory, so worker processes would only cost time.
     """
-    sampler = DistributedSampler(frames, processes, process, shuffle=True, seed=seed)
+    sampler: DistributedSampler[int] = DistributedSampler(frames, processes, process, shuffle=True, seed=seed)
     # a last batch of one frame would break batch norm
     drop_last = len(sampler) % batch_size == 1 and len(sampler) > 1
     return DataLoader(frames, batch_size, sampler=sampler, collate_fn=_as_is, drop_last=drop_last)
 
 
-def eval_loader(frames: FrameSet, batch_size: int, processes: int = 1, process: int = 0) -> DataLoader:
+def eval_loader(frames: LabelledSet, batch_size: int, processes: int = 1, process: int = 0) -> DataLoader:
     """All frames in order; of several processes each takes every `processes`-th."""
-    sampler = DistributedSampler(frames, processes, process, shuffle=False)
+    sampler: DistributedSampler[int] = DistributedSampler(frames, processes, process, shuffle=False)
     return DataLoader(frames, batch_size, sampler=sampler, collate_fn=_as_is)
 
 
-def _as_is(batch: Batch) -> Batch:
+def _as_is(batch: Whole) -> Whole:
     return batch
 
 

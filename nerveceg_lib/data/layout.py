@@ -44,7 +44,7 @@ def _write(path: Path, pixels: np.ndarray, compression: int) -> None:
     if pixels.shape != FRAME_SHAPE or pixels.dtype != np.uint8:
         raise InputError(f"{path}: expected uint8 pixels of shape {FRAME_SHAPE}, found {pixels.dtype} {pixels.shape}")
     # encoded in memory: OpenCV would not say why a file could not be written
-    path.write_bytes(cv2.imencode(".tif", pixels, [cv2.IMWRITE_TIFF_COMPRESSION, compression])[1])
+    path.write_bytes(cv2.imencode(".tif", pixels, [cv2.IMWRITE_TIFF_COMPRESSION, compression])[1].tobytes())
 
 
 def write_train_masks(root: Path, rows: Iterable[tuple[int, int, str]]) -> None:

@@ -72,7 +72,8 @@ def _listing(images: Path, masks: Path, subject: str) -> pd.DataFrame:
 
 def _number(path: str, subject: str) -> int:
     try:
-        return int(re.search(subject, path)[1])
+        found = re.search(subject, path)
+        return int(found[1] if found else "")  # no number either
     except (re.error, IndexError, TypeError, ValueError) as error:
         raise InputError(
             f"--subject: expected a regular expression whose group is a patient's number in {path!r}, found {subject!r}"

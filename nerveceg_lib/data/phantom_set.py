@@ -70,7 +70,10 @@ def write_phantom(
     jobs = [*_train_jobs(train, difficulty), *_test_jobs(test, difficulty, order)]
 
     total = frames_per_subject * subjects + test_frames
-    with whole_folder(new_folder(out)) as folder, tqdm(total=total, desc="phantom", disable=not progress) as bar:
+    with (
+        whole_folder(new_folder(out)) as folder,
+        tqdm(total=total, desc="phantom", disable=not progress, delay=5, mininterval=5) as bar,
+    ):
         _draw(folder, jobs, workers, bar)
         _write_twins(folder, train)
 
@@ -140,7 +143,9 @@ def _prepare_worker() -> None:
 
 def _end_with_parent() -> None:
     """End this worker when its parent is killed: it would wait for work for ever."""
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # a worker has one
+    parent.join()
     os._exit(1)
 
 

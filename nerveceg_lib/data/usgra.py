@@ -92,7 +92,7 @@ def import_usgra(
         if source in (None, "download"):
             source = _download(url, Path(stack.enter_context(tempfile.TemporaryDirectory())))
         frames, found = {}, []
-        for pair in tqdm(_pairs(Path(source)), "read frames", disable=not progress):
+        for pair in tqdm(_pairs(Path(source)), "read frames", disable=not progress, delay=5, mininterval=5):
             frame = _read(*pair)
             frames[frame.name] = frame
             found.append(choose(frame, windows_per_frame, rng))
@@ -154,10 +154,7 @@ def _pairs(source: Path) -> list[tuple[Path, Path]]:
 
 
 def _read(image_file: Path, mask_file: Path) -> Frame:
-    image, mask = (cv2.imread(str(file), cv2.IMREAD_COLOR) for file in (image_file, mask_file))
-    for file, pixels in ((image_file, image), (mask_file, mask)):
-        if pixels is None:
-            raise InputError(f"{file}: cannot be read, expected a PNG image")
+    image, mask = _pixels(image_file), _pixels(mask_file)
     if image.shape != mask.shape:
         raise InputError(f"{mask_file}: found {mask.shape[:2]} pixels, expected {image.shape[:2]} as in {image_file}")
     red = (mask[..., 2] > 64) & (mask[..., :2].max(axis=-1) < 64)
@@ -167,6 +164,14 @@ def _read(image_file: Path, mask_file: Path) -> Frame:
     grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
     field = find_field(np.where(coloured, np.uint8(0), grey))
     return Frame(image_file.name, grey, pieces, coloured, field)
+
+
+def _pixels(file: Path) -> np.ndarray:
+    """Blue, green and red, uint8 (H, W, 3)."""
+    pixels = cv2.imread(str(file), cv2.IMREAD_COLOR)
+    if pixels is None:
+        raise InputError(f"{file}: cannot be read, expected a PNG image")
+    return pixels
 
 
 def _subjects(frames: list[Frame]) -> dict[str, int]:
@@ -201,7 +206,9 @@ def _write(root: Path, windows: pd.DataFrame, frames: dict[str, Frame], progress
     (root / "train").mkdir()
     (root / "test").mkdir()
     train, test = [], []
-    for row in tqdm(windows.itertuples(), "write windows", total=len(windows), disable=not progress):
+    for row in tqdm(
+        windows.itertuples(), "write windows", total=len(windows), disable=not progress, delay=5, mininterval=5
+    ):
         image, mask = cut(frames[row.source], row.x, row.y, row.w, row.h, row.piece)
         if row.split == "test":
             layout.write_frame(layout.test_path(root, row.img), image)

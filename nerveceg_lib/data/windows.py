@@ -40,8 +40,8 @@ def find_field(grey: np.ndarray) -> tuple[int, int, int, int]:
 
     It is drawn around the large lit areas; text and scale marks are too thin and small to count.
     """
-    lit = (cv2.GaussianBlur(grey, (0, 0), 2) > _DARK).astype(np.uint8)
-    lit = cv2.morphologyEx(lit, cv2.MORPH_OPEN, np.ones((9, 9), np.uint8))
+    bright = (cv2.GaussianBlur(grey, (0, 0), 2) > _DARK).astype(np.uint8)
+    lit = cv2.morphologyEx(bright, cv2.MORPH_OPEN, np.ones((9, 9), np.uint8))
     _, _, stats, _ = cv2.connectedComponentsWithStats(lit)
     boxes = stats[1:][stats[1:, cv2.CC_STAT_AREA] > 0.005 * grey.size, :4].astype(int)
     if not len(boxes):

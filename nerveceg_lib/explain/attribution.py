@@ -159,9 +159,9 @@ def relevance(look: Look, gamma: float = 0.25) -> torch.Tensor:
         )
     model = fold_batch_norm(look.model, look.image.detach())
     linear = [part for part in model.modules() if isinstance(part, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)]
-    twins = {part: copy.deepcopy(part) for part in linear}
+    twins: dict[nn.Module, nn.Module] = {part: copy.deepcopy(part) for part in linear}
     for weight in (weight for twin in twins.values() for weight in twin.parameters()):
-        weight += gamma * weight.clamp_min(0)
+        weight.add_(gamma * weight.clamp_min(0))
 
     def rule(module: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor | None:
         if inputs[0].min() < 0:

@@ -1,7 +1,7 @@
 """Networks lent out for a look inside: layers by name, what they put out, and no trace left behind."""
 
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -59,7 +59,7 @@ def borrowed(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def hooked(modules: list[nn.Module], after: Callable, before: Callable | None = None) -> Iterator[None]:
+def hooked(modules: Sequence[nn.Module], after: Callable, before: Callable | None = None) -> Iterator[None]:
     """Forward hooks on `modules`, freed on leaving; what `after` returns, if anything, replaces a layer's output.
 
     Else that is copied before anything else sees it: a ReLU in place behind the layer would change it afterwards.

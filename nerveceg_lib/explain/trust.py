@@ -47,8 +47,8 @@ def faithfulness(
     taken = (places < counts.reshape(-1, 1, 1)).unsqueeze(1)  # (steps + 1, 1, H, W)
     side = 2 * (min(image.shape[-2:]) // 4) + 1
     blurred = gaussian_blur2d(image, (side, side), (side / 4, side / 4))
-    shown = torch.where(taken, 0.0, image), torch.where(taken, image, blurred)
-    return tuple(score(images).numpy() for images in shown)
+    deletion, insertion = torch.where(taken, 0.0, image), torch.where(taken, image, blurred)
+    return score(deletion).numpy(), score(insertion).numpy()
 
 
 def judge(
@@ -77,7 +77,7 @@ def randomised(model: nn.Module, image: torch.Tensor, shares: tuple[float, ...],
     that activations keep their size.
     """
     layers = {part: None for part in model.modules() if next(part.parameters(recurse=False), None) is not None}
-    order = {}  # of first use
+    order: dict[nn.Module, None] = {}  # of first use
     with hooked(list(layers), lambda module, inputs, output: order.setdefault(module)), torch.no_grad():
         model(image)
     names = {part: name for name, part in model.named_modules()}

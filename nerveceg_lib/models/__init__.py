@@ -1,6 +1,7 @@
 """One registry of models: every network of the kit is built by name from a plain, JSON-safe configuration."""
 
 import inspect
+from collections.abc import Callable
 
 from torch import nn
 
@@ -10,8 +11,8 @@ from nerveceg_lib.models.efficient_unet import EFFICIENT_UNETS
 from nerveceg_lib.models.presence import CLASSIFIERS as PLAIN_CLASSIFIERS
 from nerveceg_lib.models.shared_trunk import SHARED_TRUNKS
 
-CLASSIFIERS = PLAIN_CLASSIFIERS | SHARED_TRUNKS
-SEGMENTERS = {
+CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {**PLAIN_CLASSIFIERS, **SHARED_TRUNKS}
+SEGMENTERS: dict[str, Callable[..., nn.Module]] = {
     "unet": unet.unet,
     "deep-residual-unet": unet.deep_residual_unet,
     "r2unet": unet.r2unet,

@@ -54,6 +54,7 @@ class EfficientUNet(nn.Module):
 
     def encode(self, image: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Features at stride 2 to 32 of the padded image, and presence logits (B,)."""
+        assert self.presence is not None, "built without a presence head"
         levels, last = self.trunk.levels(pad(image, 32))
         return levels, self.presence(last.mean(dim=(2, 3))).squeeze(1)
 

@@ -18,12 +18,12 @@ def call(block: nn.Module, x: torch.Tensor, checkpointing: bool) -> torch.Tensor
 @contextmanager
 def _statistics_kept(block: nn.Module) -> Iterator[None]:
     norms = [part for part in block.modules() if isinstance(part, nn.BatchNorm2d)]
-    before = [(norm, norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
-    for norm in norms:
+    before = [(norm, norm.momentum, n, n.clone()) for norm in norms if (n := norm.num_batches_tracked) is not None]
+    for norm, *_ in before:
         norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, momentum, batches in before:
+        for norm, momentum, seen, batches in before:
             norm.momentum = momentum
-            norm.num_batches_tracked.copy_(batches)
+            seen.copy_(batches)

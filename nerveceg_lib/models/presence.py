@@ -24,7 +24,7 @@ class PresenceClassifier(nn.Module):
     teaches a network trained from scratch where to look. `dropout` acts before the last layer.
     """
 
-    def __init__(self, trunk: nn.Module, dropout: float = 0.2):
+    def __init__(self, trunk: "EfficientNetTrunk | ResNetTrunk | R2UNetTrunk", dropout: float = 0.2):
         super().__init__()
         self.trunk = trunk
         self.cam_layer = f"trunk.{trunk.cam_layer}"
@@ -114,5 +114,6 @@ def _coverage_head(channels: int) -> nn.Conv2d:
     """Starts at the coverage of a typical frame (2%), so that the first steps do not go into the bias."""
     head = nn.Conv2d(channels, 1, kernel_size=1)
     nn.init.zeros_(head.weight)
+    assert head.bias is not None
     nn.init.constant_(head.bias, -4.0)
     return head

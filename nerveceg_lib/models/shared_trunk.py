@@ -9,7 +9,7 @@ from torch import nn
 
 from nerveceg_lib.models.blocks import dropped
 from nerveceg_lib.models.efficient_unet import EfficientUNet
-from nerveceg_lib.models.unet import unet
+from nerveceg_lib.models.unet import EncoderDecoder, unet
 
 
 class SharedTrunk(nn.Module):
@@ -21,7 +21,7 @@ class SharedTrunk(nn.Module):
     stride 1. `cam_layer` names the layer of the segmenter that Grad-CAM explains best.
     """
 
-    def __init__(self, segmenter: nn.Module, cam_layer: str, dropout: float = 0.2):
+    def __init__(self, segmenter: EncoderDecoder | EfficientUNet, cam_layer: str, dropout: float = 0.2):
         super().__init__()
         self.segmenter, self.cam_layer = segmenter, f"segmenter.{cam_layer}"
         self.head = nn.Sequential(dropped(dropout, nn.Dropout), nn.Linear(1 + sum(segmenter.look_widths), 1))

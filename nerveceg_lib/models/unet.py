@@ -13,6 +13,7 @@ from nerveceg_lib.models.initialise import initialise
 from nerveceg_lib.models.memory import call
 
 Block = Callable[[int, int, int], nn.Module]
+Up = Callable[[int, int, str], blocks.UpConv | blocks.PlainUp]
 
 
 class Encoder(nn.Module):
@@ -33,16 +34,18 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Features, finest first, of `widths` channels -> decoded features of all levels but the coarsest, finest first."""
 
-    def __init__(self, widths: list[int], block: Block, skip: Callable, up: Callable, upsample: str):
+    def __init__(self, widths: list[int], block: Block, skip: Callable, up: Up, upsample: str):
         super().__init__()
         levels = range(len(widths) - 1)
-        self.up = nn.ModuleList(up(widths[level + 1], widths[level], upsample) for level in levels)
+        ups = [up(widths[level + 1], widths[level], upsample) for level in levels]
+        self.up = nn.ModuleList(ups)
         self.skip = nn.ModuleList(skip(widths[level], level) for level in levels)
-        joined = [widths[level] + self.up[level].out_channels for level in levels]
+        joined = [widths[level] + ups[level].out_channels for level in levels]
         self.units = nn.ModuleList(block(joined[level], widths[level], 1) for level in levels)
 
     def forward(self, features: list[torch.Tensor], checkpointing: bool = False) -> list[torch.Tensor]:
-        x, decoded = features[-1], []
+        x = features[-1]
+        decoded: list[torch.Tensor] = []
         for level in reversed(range(len(self.units))):
             joined = self.skip[level](features[level], self.up[level](x), x)
             x = call(self.units[level], joined, checkpointing)
@@ -67,7 +70,7 @@ class EncoderDecoder(nn.Module):
         self,
         block: Block,
         skip: Callable = blocks.ConcatSkip,
-        up: Callable = blocks.UpConv,
+        up: Up = blocks.UpConv,
         stem: Block | None = None,
         *,
         in_channels: int = 1,

@@ -29,7 +29,7 @@ def smooth_noise(shape: tuple[int, int], lateral: float, axial: float, rng: np.r
     """Gaussian noise float32 (H, W) of unit variance with blur widths in px, drawn coarse and enlarged."""
     steps = max(1, int(axial / 1.5)), max(1, int(lateral / 1.5))
     coarse = rng.standard_normal((shape[0] // steps[0] + 8, shape[1] // steps[1] + 8), dtype=np.float32)
-    coarse = cv2.GaussianBlur(coarse, (0, 0), sigmaX=lateral / steps[1], sigmaY=axial / steps[0])
-    size = (coarse.shape[1] - 6) * steps[1], (coarse.shape[0] - 6) * steps[0]
-    full = cv2.resize(coarse[3:-3, 3:-3], size, interpolation=cv2.INTER_CUBIC)[: shape[0], : shape[1]]
+    smooth = cv2.GaussianBlur(coarse, (0, 0), sigmaX=lateral / steps[1], sigmaY=axial / steps[0])
+    size = (smooth.shape[1] - 6) * steps[1], (smooth.shape[0] - 6) * steps[0]
+    full = cv2.resize(smooth[3:-3, 3:-3], size, interpolation=cv2.INTER_CUBIC)[: shape[0], : shape[1]]
     return (full - full.mean()) / full.std()

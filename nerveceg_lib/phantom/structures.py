@@ -22,8 +22,8 @@ RIM = {"nerve": 0, "vessel": 0, "node": -4, "tendon": -6, "sheath": 0}  # dB aga
 def fascicles(rng: np.random.Generator) -> np.ndarray:
     """Texture of a nerve's cross-section: float32 TEXTURE, about -1 in dark fascicles and +1 in bright tissue
     between them. Coordinates are those of Outline.coordinates, with a typical axis ratio of 1 to 2."""
-    across = np.linspace(-SPAN, SPAN, TEXTURE[0], dtype=np.float32)[:, None]
-    along = np.linspace(-2 * SPAN, 2 * SPAN, TEXTURE[1], dtype=np.float32)[None, :]
+    across: np.ndarray = np.linspace(-SPAN, SPAN, TEXTURE[0], dtype=np.float32)[:, None]
+    along: np.ndarray = np.linspace(-2 * SPAN, 2 * SPAN, TEXTURE[1], dtype=np.float32)[None, :]
     texture = np.ones(TEXTURE, np.float32)
     along = along + 0.1 * smooth_noise(TEXTURE, 22, 22, rng)
     across = across + 0.1 * smooth_noise(TEXTURE, 22, 22, rng)
