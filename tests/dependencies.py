@@ -9,8 +9,8 @@ HEAD = """# Dependencies and their licences
 
 Everything that `make setup` installs, with the licence that its package states. All are permissive, but for five under
 the Mozilla Public License 2.0 (certifi, fqdn, hypothesis, pathspec, tqdm), which asks for the source of those packages'
-own files alone, and only of who hands them on. What metadata do not say: the wheel of opencv-python carries FFmpeg (LGPL
-2.1) and Qt (LGPL 3) as libraries of their own, and the CUDA builds of torch bring NVIDIA's under NVIDIA's terms.
+own files alone, and only of who hands them on. What metadata do not say: the wheel of opencv-python carries FFmpeg
+(LGPL 2.1) and Qt (LGPL 3) as libraries of their own, and the CUDA builds of torch bring NVIDIA's under NVIDIA's terms.
 
 Versions are pinned in `constraints.txt`. `make bench`, `make torture` and `make audit` add pycocotools (FreeBSD),
 atheris (Apache-2.0) and pip-audit (Apache-2.0).
