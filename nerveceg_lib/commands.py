@@ -126,5 +126,10 @@ def _print_summary(folder: Path, notebooks: list[str]) -> None:
     print("notebooks:  " + ", ".join(path for path in notebooks if (folder.parent / path).exists()))
     for stage, figures in metrics.items():
         print(f"{stage}: " + ", ".join(f"{name} {value}" for name, value in figures.items()))
+    if "score_low" in (found := metrics.get("04_two_stage_inference", {})):
+        low, high = found["score_low"], found["score_high"]
+        print(f"score:      {found['score']:.3f} ({low:.3f} to {high:.3f}) on held-out patients")
+        print(f"to compare: all masks empty {found['all_empty']:.3f}, behind a perfect gate {found['oracle_gate']:.3f}")
+    print(f"look at it: python -m nerveceg_lib report {folder.name}")
     if (submission := folder / "06_submission_rle" / "submission.csv").exists():
         print(f"submission: {submission}")

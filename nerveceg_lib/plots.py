@@ -14,7 +14,7 @@ from matplotlib_inline.backend_inline import set_matplotlib_formats
 from nerveceg_lib.files import write_atomically
 from nerveceg_lib.metrics import gated_scores
 
-TRUTH, PREDICTION, NEUTRAL = "#56B4E9", "#E69F00", "#666666"
+TRUTH, PREDICTION, NEUTRAL, HELDOUT = "#56B4E9", "#E69F00", "#666666", "#009E73"
 METADATA = {"Software": None}  # else every matplotlib release changes every stored picture
 
 
@@ -79,10 +79,10 @@ def data_overview(index: pd.DataFrame) -> Figure:
     place.set_aspect("equal")
     share = labelled.groupby("subject")["presence"].mean().sort_values()
     held = labelled.groupby("subject")["split"].first().loc[share.index] == "heldout"
-    patients.bar(range(len(share)), 100 * share, color=np.where(held, PREDICTION, TRUTH))
-    patients.axhline(100 * labelled["presence"].mean(), color=NEUTRAL, linestyle="--", linewidth=1)
+    patients.bar(range(len(share)), 100 * share, color=np.where(held, HELDOUT, NEUTRAL))
+    patients.axhline(100 * labelled["presence"].mean(), color="black", linestyle="--", linewidth=1)
     patients.set(xlabel="patients, sorted", ylabel="frames with a nerve (%)", title="Prevalence per patient")
-    handles = [Line2D([], [], color=c, linewidth=6) for c in (TRUTH, PREDICTION)]
+    handles = [Line2D([], [], color=c, linewidth=6) for c in (NEUTRAL, HELDOUT)]
     patients.legend(handles, ["training", "held out"], loc="upper left")
     return figure
 
@@ -92,7 +92,7 @@ def learning_curves(curves: pd.DataFrame, metric_name: str) -> Figure:
     figure, (loss, metric) = plt.subplots(1, 2, figsize=(9, 3))
     loss.plot(curves["epoch"], curves["loss"], "o-", color=NEUTRAL, label="training")
     loss.plot(curves["epoch"], curves["val_loss"], "o-", color=PREDICTION, label="validation")
-    loss.set(xlabel="epoch", ylabel="loss", title="Loss")
+    loss.set(xlabel="epoch", ylabel="loss", yscale="log", title="Loss")  # the first epochs' would flatten the rest
     loss.legend()
     metric.plot(curves["epoch"], curves["val_metric"], "o-", color=PREDICTION)
     metric.set(xlabel="epoch", ylabel=metric_name, title=f"{metric_name} on validation patients")
@@ -155,7 +155,7 @@ def calibrated_gate(
     score.plot(thresholds, scores, color=PREDICTION, label=name)
     score.axvline(optimum, color="black", linestyle="--", linewidth=1, label=f"optimum by theory: {optimum:.2f}")
     score.set(xlabel="threshold on P(nerve)", ylabel="competition score", title="Score on held-out patients")
-    score.legend(loc="lower left")
+    score.legend(loc="lower center")
     return figure
 
 
