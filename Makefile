@@ -24,8 +24,8 @@ test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	# one process a core, the longest files first, else one core waits for the other at the end
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder \
+	# one process more than cores, for some tests wait; the longest files first, else one core waits for the other at the end
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist loadfile --no-loadscope-reorder \
 		tests/test_every_network.py tests/test_interruption.py tests/test_pipeline.py tests/test_training.py tests
 	# 2 to 6 one after the other, for each reads what the last one wrote; the studies read what 1 wrote alone
 	$(NBVAL) notebooks/01*.ipynb

@@ -116,7 +116,7 @@ def run_point(sweep: Sweep, point: dict[str, object], root: str) -> dict[str, ob
             try:
                 run(sweep.profile, overrides, sweep.only, resume=True)
                 break
-            except Exception as error:  # of whatever kind, the other points go on
+            except (RuntimeError, ValueError, OSError) as error:  # of notebook, data or machine: other points go on
                 message = str(error) or repr(error)
                 print(f"failed: {message}", flush=True)
         else:
