@@ -24,9 +24,10 @@ test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	# one process more than cores, for some tests wait; the longest files first, else one core waits for the other at the end
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist loadfile --no-loadscope-reorder \
-		tests/test_every_network.py tests/test_interruption.py tests/test_pipeline.py tests/test_training.py tests
+	# one process a core, the longest files first, else one core waits for the other at the end
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder \
+		tests/test_every_network.py tests/test_interruption.py tests/test_pipeline.py tests/test_training.py \
+		tests/test_sweep.py tests/test_odd_data.py tests/test_storage.py tests/test_predict.py tests
 	# 2 to 6 one after the other, for each reads what the last one wrote; the studies read what 1 wrote alone
 	$(NBVAL) notebooks/01*.ipynb
 	export OMP_NUM_THREADS=1; $(NBVAL) notebooks/0[7-8]*.ipynb & studies=$$!; \
