@@ -130,6 +130,6 @@ def _print_summary(folder: Path, notebooks: list[str]) -> None:
         low, high = found["score_low"], found["score_high"]
         print(f"score:      {found['score']:.3f} ({low:.3f} to {high:.3f}) on held-out patients")
         print(f"to compare: all masks empty {found['all_empty']:.3f}, behind a perfect gate {found['oracle_gate']:.3f}")
-    print(f"look at it: python -m nerveceg_lib report {folder.name}")
+        print(f"look at it: python -m nerveceg_lib report {folder.name}")
     if (submission := folder / "06_submission_rle" / "submission.csv").exists():
         print(f"submission: {submission}")
