@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-NBVAL := $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 600 -x
+NBVAL := $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 900 -x
 export PYTHONUNBUFFERED := 1
 # set-up leaves byte code to whoever imports first; where nobody may write it, every kernel would compile for seconds
 unexport PYTHONDONTWRITEBYTECODE
@@ -11,36 +11,38 @@ unexport PYTHONDONTWRITEBYTECODE
 
 setup: $(VENV)/.installed
 
-# without byte code, of which most would never be used: a third of the time
+# without byte code, most of which would never be used: this takes a third of the time
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[test]'
 	touch $@
 
 demo: setup
-	$(BIN)/python -m nerveceg_lib run --profile demo
+	$(BIN)/python -m nerveceg_tools run
 
 test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	# one process a core, the longest files first, else one core waits for the other at the end
+	# one process per core, the longest files first: otherwise one core waits for the other at the end
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder \
 		tests/test_every_network.py tests/test_interruption.py tests/test_pipeline.py tests/test_training.py \
 		tests/test_sweep.py tests/test_odd_data.py tests/test_storage.py tests/test_predict.py tests
-	# 2 to 6 one after the other, for each reads what the last one wrote; the studies read what 1 wrote alone
-	$(NBVAL) notebooks/01*.ipynb
-	export OMP_NUM_THREADS=1; $(NBVAL) notebooks/0[7-8]*.ipynb & studies=$$!; \
-		$(NBVAL) notebooks/0[2-6]*.ipynb; main=$$?; wait $$studies && exit $$main
+	# notebooks 2 to 6 one after the other, because each reads what the one before wrote; the studies only read what
+	# notebook 1 wrote, and run beside them. Everything is written to a temporary folder.
+	runs=$$(mktemp -d) && trap 'rm -rf "$$runs"' EXIT && export NERVECEG_RUNS="$$runs" && \
+		$(NBVAL) notebooks/01*.ipynb && export OMP_NUM_THREADS=1 && \
+		{ $(NBVAL) notebooks/0[7-8]*.ipynb & studies=$$!; $(NBVAL) notebooks/0[2-6]*.ipynb; main=$$?; \
+		wait $$studies && exit $$main; }
 
-# An hour: ends a run at 50 random moments, tries ten thousand strangers' texts, tables, names and images each, and
-# fuzzes the two parsers of strangers' bytes by coverage for ten minutes each
+# About an hour: end a run at 50 random moments, try ten thousand random texts, tables, names and images each, and fuzz
+# the two parsers of foreign bytes by coverage for ten minutes each
 torture: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,torture]'
-	$(BIN)/python -m tests.torture 50
+	$(BIN)/python -m benchmarks.torture 50
 	NERVECEG_FUZZ=10000 $(BIN)/python -m pytest tests/test_fuzz.py
-	$(BIN)/python -m tests.fuzz_coverage rle 600
-	$(BIN)/python -m tests.fuzz_coverage image 600
+	$(BIN)/python -m benchmarks.fuzz_coverage rle 600
+	$(BIN)/python -m benchmarks.fuzz_coverage image 600
 
 # Known vulnerabilities of the pinned packages; needs the network, and fails for what could not be looked up
 audit: setup
@@ -51,11 +53,11 @@ bench: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,bench]'
 	$(BIN)/python -m benchmarks
 
-# Refresh the stored outputs and the README's pictures after a change: look at the diff before you commit it.
+# Refresh the stored outputs and the README's picture after a change: look at the diff before you commit it.
 notebooks: setup
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
 	$(BIN)/jupyter nbconvert --to notebook --coalesce-streams --inplace notebooks/*.ipynb
-	$(BIN)/python docs/images.py
+	cp runs/demo/05_cnn_visualizations/pipeline.png docs/images/
 
 clean:
 	rm -rf runs .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -2,8 +2,8 @@
 
     python -m benchmarks [rle data inference training phantom] [--quick] [--out FOLDER]
 
-Prints one row a comparison and writes benchmarks.json and benchmarks.md to FOLDER. Rows that miss their target
-do not fail the command: machines are too noisy for that.
+Prints one row per comparison and writes benchmarks.json and benchmarks.md to FOLDER. Rows that miss their target do not
+make the command fail, because machines are too noisy for that.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 ROWS = ("rle", "data", "inference", "training")  # modules with rows(quick)
-SUBJECTS = (*ROWS, "phantom")  # phantom prints figures of its own, without a baseline
+SUBJECTS = (*ROWS, "phantom")  # the phantom has no baseline: its figures are printed separately
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -21,15 +21,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "subjects", nargs="*", metavar="subject", help=f"of {', '.join(SUBJECTS)}; default: all but phantom"
     )
-    parser.add_argument("--quick", action="store_true", help="small sizes, for a look")
+    parser.add_argument("--quick", action="store_true", help="small sizes, to see whether everything runs")
     parser.add_argument("--out", type=Path, help="default: bench/ in the artefact root")
     options = parser.parse_args(arguments)
     if unknown := sorted(set(options.subjects) - set(SUBJECTS)):
         parser.error(f"unknown subjects {unknown}, expected some of {list(SUBJECTS)}")
 
-    from nerveceg_lib import runtime
+    from nerveceg_lib.runtime import configure
 
-    runtime.configure(seed=0)  # before torch, which the harness imports
+    configure(seed=0)  # before torch, which the harness imports
     from benchmarks.harness import report
 
     rows = []

@@ -1,7 +1,7 @@
-"""Time alternatives against each other in one run, and print and store what came of it.
+"""Time alternatives against each other in one run, print the results and store them.
 
-Machines are noisy: the alternatives take turns, a row's ratio is the median over the rounds, and the spread
-(lowest and highest ratio of a round) is printed beside it.
+Machines are noisy. Therefore the alternatives take turns, the ratio of a row is the median over the rounds, and the
+spread (the lowest and the highest ratio of a round) is printed beside it.
 """
 
 import datetime
@@ -18,18 +18,19 @@ from statistics import median
 
 import torch
 
-from nerveceg_lib import compute, paths
-from nerveceg_lib.files import write_atomically, write_json
+from nerveceg_lib.runtime import device, folders
+from nerveceg_lib.runtime.io import write_atomically, write_json
+from nerveceg_lib.runtime.process import cores
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison. `baseline` and `figure` are in `unit`, `ratio` is figure / baseline round by round.
+    """One comparison. `baseline` and `figure` are in `unit`; `ratio` is the median of figure / baseline of each round.
 
-    `target` is the least (`at_least`) or the greatest ratio that meets it; with `on_figure` it speaks of the
-    figure itself. `note` says what limits a row that misses, or what was compared.
+    `target` is the lowest (`at_least`) or the highest ratio that meets it; with `on_figure` it applies to the figure
+    itself. `note` says what limits a row that misses its target, or what was compared.
     """
 
     name: str
@@ -50,9 +51,9 @@ class Row:
 
 
 def alternate(jobs: dict[str, Callable[[], object]], repeats: int = 5) -> dict[str, list[float]]:
-    """Wall-clock seconds of each job, `repeats` a job: one warm-up each, then all in turn, round by round.
+    """Return `repeats` wall-clock seconds of each job: after one warm-up each, all jobs run in turn, round by round.
 
-    Every other round runs backwards, so that none always profits from what its neighbour left in the caches.
+    Every other round runs backwards, so that no job always benefits from what its neighbour left in the caches.
     """
     for job in jobs.values():
         job()
@@ -66,8 +67,8 @@ def alternate(jobs: dict[str, Callable[[], object]], repeats: int = 5) -> dict[s
 
 
 def paired_row(name: str, unit: str, baseline: Sequence[float], figure: Sequence[float], **rest) -> Row:
-    """Row of measurements taken in the same rounds; `rest`: target, at_least, note, on_figure."""
-    ratios = [float(ours / theirs) for theirs, ours in zip(baseline, figure, strict=True)]
+    """Return a row of measurements from the same rounds. `rest`: target, at_least, note, on_figure."""
+    ratios = [float(value / base) for base, value in zip(baseline, figure, strict=True)]
     spread = (min(ratios), max(ratios))
     return Row(name, unit, float(median(baseline)), float(median(figure)), median(ratios), spread, **rest)
 
@@ -81,14 +82,14 @@ def rate_row(
     target: float,
     note: str = "",
 ) -> Row:
-    """Row in items per second, from the seconds that baseline and figure took in the same rounds for `items`."""
+    """Return a row in items per second, from the seconds that both took for `items` in the same rounds."""
     baseline = [items / seconds for seconds in baseline_seconds]
     figure = [items / seconds for seconds in figure_seconds]
     return paired_row(name, unit, baseline, figure, target=target, note=note)
 
 
 def peak_mib() -> float:
-    """Most MiB this process has held, mapped files included. Call it in a fresh process: no peak ever sinks."""
+    """Return the most MiB that this process has held, mapped files included. Call it in a fresh process."""
     if (status := Path("/proc/self/status")).exists():
         # not ru_maxrss, which a child inherits from its parent on Linux
         for line in status.read_text().splitlines():
@@ -100,7 +101,10 @@ def peak_mib() -> float:
 
 
 def in_fresh_process(module: str, *arguments: object) -> dict:
-    """What `python -m module arguments...` prints as JSON on its last line. Raises CalledProcessError if it fails."""
+    """Run `python -m module arguments...` and return what it prints as JSON on its last line.
+
+    Raises CalledProcessError if it fails.
+    """
     search = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-m", module, *map(str, arguments)]
     done = subprocess.run(command, env=os.environ | {"PYTHONPATH": search}, stdout=subprocess.PIPE, text=True)
@@ -111,15 +115,15 @@ def in_fresh_process(module: str, *arguments: object) -> dict:
 
 
 def machine() -> dict[str, str | int | bool]:
-    """What the figures were measured on."""
+    """Describe the machine that the figures were measured on."""
     return {
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "cores": cores(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torch threads": torch.get_num_threads(),
-        "bf16 in hardware": compute.has_fast_bf16(),
+        "bf16 in hardware": device.has_fast_bf16(),
         "date": datetime.date.today().isoformat(),
     }
 
@@ -133,7 +137,7 @@ def _processor() -> str:
 
 
 def table(rows: Sequence[Row]) -> list[list[str]]:
-    """Header and rows as text."""
+    """Return the header and the rows as text."""
     head = ["", "unit", "baseline", "figure", "ratio", "spread", "target", "", "note"]
     return [head, *(_cells(row) for row in rows)]
 
@@ -159,11 +163,11 @@ def _short(value: float) -> str:
 
 
 def report(rows: Sequence[Row], folder: Path | None = None) -> None:
-    """Print `rows` as a table; write them and the machine to benchmarks.json and benchmarks.md in `folder`.
+    """Print `rows` as a table, and write them with the machine to benchmarks.json and benchmarks.md in `folder`.
 
-    `folder` is by default `bench/` in the artefact root.
+    The default folder is `bench/` in the artefact root.
     """
-    folder = Path(folder or paths.artefact_root() / "bench")
+    folder = Path(folder or folders.artefact_root() / "bench")
     folder.mkdir(parents=True, exist_ok=True)
     facts, lines = machine(), table(rows)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

@@ -1,7 +1,7 @@
 """Phantom frames and trained networks for the benchmarks, made once and kept below the artefact root.
 
-Agreement of two ways to run a network says little about one with random weights, whose logits all lie near the
-threshold. A few minutes of training at the benchmark's own scale make outlines; they need not be good ones.
+Whether two ways to run a network agree cannot be judged with random weights, since their logits all lie near the
+threshold. A few minutes of training at the benchmark's own scale give outlines; they need not be good ones.
 """
 
 from pathlib import Path
@@ -11,75 +11,74 @@ import torch
 from efficientnet_pytorch import EfficientNet
 from torch import nn
 
-from nerveceg_lib import paths, tasks, training
-from nerveceg_lib.checkpoints import load_checkpoint, save_checkpoint
-from nerveceg_lib.compute import Hardware
-from nerveceg_lib.data import cache, dataset, source
+from nerveceg_lib.data.cache import FrameCache, open_cache
+from nerveceg_lib.data.datasets import FrameSet
+from nerveceg_lib.data.prepared import cache_dir
 from nerveceg_lib.models import CLASSIFIERS, build_model
+from nerveceg_lib.runtime import folders
+from nerveceg_lib.runtime.device import channels_last
+from nerveceg_lib.training import PresenceHeadObjective, PresenceObjective, SegmentationObjective, TrainingConfig, fit
+from nerveceg_lib.training.checkpoints import load_checkpoint, save_checkpoint
+from nerveceg_tools.phantom import make_phantom
 
 SIZE = (400, 400)
 CROP = 128
-PHANTOM = {"subjects": 16, "frames_per_subject": 16, "test_frames": 0, "difficulty": "easy", "contradictory": 0.0}
+PHANTOM = {"patients": 16, "frames_per_patient": 16, "test_frames": 0, "difficulty": "easy", "contradictory": 0.0}
 
 
 def data_folder() -> Path:
-    """256 phantom frames of 16 patients, written once."""
-    return source.resolve_data("auto", **PHANTOM)
+    """Return the folder of 256 phantom frames of 16 patients, which is written once."""
+    return make_phantom(**PHANTOM)
 
 
-def frames() -> cache.FrameCache:
-    """The same, decoded."""
+def frames() -> FrameCache:
+    """Return the same frames, decoded."""
     data = data_folder()
-    return cache.open_cache(data, source.cache_dir(data))
+    return open_cache(data, cache_dir(data))
 
 
 def trained(name: str) -> nn.Module:
-    """A classifier, a segmenter, or an EfficientU-Net for both, trained for a while on `frames`, in eval mode."""
-    path = paths.artefact_root() / "bench" / "networks" / f"{name}.pt"
+    """Return a classifier, a segmenter, or an EfficientU-Net for both stages, briefly trained on `frames`."""
+    path = folders.artefact_root() / "bench" / "networks" / name / "network.pt"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         print(f"training {name} once, for some minutes", flush=True)
-        model = (train_classifier if name in CLASSIFIERS else train_segmenter)(name)
-        save_checkpoint(path, model, name, {})
+        (train_classifier if name in CLASSIFIERS else train_segmenter)(name, path)
     return load_checkpoint(path)[0]
 
 
-def train_classifier(name: str) -> nn.Module:
-    """At half the benchmark's size, which is a quarter of its time."""
+def train_classifier(name: str, path: Path) -> None:
+    """Train on frames of half the benchmark's height and width, which takes a quarter of its time."""
     torch.manual_seed(0)
-    given, model = frames(), build_model(name)
-    rows = given.index["row"].to_numpy()
-    parts = [dataset.FrameSet(given, part, (200, 200)) for part in (rows, rows[::8])]
-    data = training.Data(*parts, 8, lambda batch: batch)
-    folder = paths.artefact_root() / "bench" / "training"
-    hardware = Hardware(precision="auto")
-    training.fit(model, tasks.presence_task(20.0), training.Schedule(12, 0.003), data, folder, {}, hardware=hardware)
-    return model.eval()
+    cache, network, size = frames(), build_model(name), (200, 200)
+    rows = cache.index["row"].to_numpy()
+    config = TrainingConfig(epochs=12, batch_size=8, lr=0.003, precision="auto")
+    sets = FrameSet(cache, rows, size), FrameSet(cache, rows[::8], size)
+    fit(network, PresenceObjective(20.0), *sets, config, path, {"model": name, "options": {}, "size": size})
 
 
-def train_segmenter(name: str, steps: int = 240, batch: int = 4) -> nn.Module:
-    """On crops of frames at the benchmark's scale, half of them around the nerve: a tenth of the pixels of frames."""
+def train_segmenter(name: str, path: Path, steps: int = 240, batch_size: int = 4) -> None:
+    """Train on crops of frames at the benchmark's scale, half of them around the nerve: a tenth of a frame's pixels."""
     torch.manual_seed(0)
     draw = np.random.default_rng(0)
-    given, model = frames(), build_model(name).to(memory_format=torch.channels_last).train()
-    rows = given.index.loc[given.index["presence"] == 1, "row"].to_numpy()
-    positive = dataset.FrameSet(given, rows, SIZE)
-    task = (tasks.one_trunk_task if hasattr(model, "presence_logit") else tasks.segmentation_task)("bce_dice")
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    cache, network = frames(), channels_last(build_model(name)).train()
+    positive = FrameSet(cache, cache.index.loc[cache.index["has_nerve"] == 1, "row"], SIZE)
+    objective = (PresenceHeadObjective if hasattr(network, "presence_logit") else SegmentationObjective)("bce_dice")
+    optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     for _ in range(steps):
-        whole = positive.__getitems__(draw.integers(0, len(positive), batch).tolist())
+        whole = positive.__getitems__(draw.integers(0, len(positive), batch_size).tolist())
         crops = [_crop(image, mask, draw) for image, mask in zip(whole["image"], whole["mask"], strict=True)]
-        image, mask = (torch.stack(part) for part in zip(*crops, strict=True))
+        image, mask = (torch.stack(tensors) for tensors in zip(*crops, strict=True))
         optimizer.zero_grad()
-        task.objective(model, {"image": image, "mask": mask, "presence": mask.flatten(1).amax(1)}).backward()
+        objective.loss(network, {"image": image, "mask": mask, "has_nerve": mask.flatten(1).amax(1)}).backward()
         optimizer.step()
         schedule.step()
-    return model.eval()
+    save_checkpoint(path, network, {"model": name, "options": {}, "size": SIZE})
 
 
 def _crop(image: torch.Tensor, mask: torch.Tensor, draw: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """A square around the nerve or, for every other crop, anywhere."""
+    """Cut a square, half of the time around the nerve and else anywhere."""
     high = SIZE[0] - CROP
     top, left = draw.integers(0, high + 1, 2)
     if draw.random() < 0.5:
@@ -89,15 +88,17 @@ def _crop(image: torch.Tensor, mask: torch.Tensor, draw: np.random.Generator) ->
     return image[window], mask[window]
 
 
-def as_people_build_it(name: str, model: nn.Module) -> nn.Module:
-    """The same function as `model` of repeated grey frames: efficientnet-pytorch's own network, or a U-Net whose
-    first weights are split in three."""
+def as_people_build_it(name: str, network: nn.Module) -> nn.Module:
+    """Return a network for three channels that computes the same as `network` does for one.
+
+    It is efficientnet-pytorch's own network, or a U-Net whose first weights are split in three.
+    """
     if name.startswith("efficientnet"):
         twin = EfficientNet.from_name(name, num_classes=1, image_size=None)
-        head = {f"_fc.{key}": weights for key, weights in model.head[-1].state_dict().items()}
-        twin.load_state_dict(model.trunk.net.state_dict() | head)
+        head = {f"_fc.{key}": weights for key, weights in network.head[-1].state_dict().items()}
+        twin.load_state_dict(network.encoder.net.state_dict() | head)
         return twin.eval()
-    twin, state = build_model(name, in_channels=3), model.state_dict()
+    twin, state = build_model(name, in_channels=3), network.state_dict()
     for key, weights in twin.state_dict().items():
         if weights.shape != state[key].shape:
             state[key] = state[key].expand_as(weights) / 3
@@ -106,8 +107,8 @@ def as_people_build_it(name: str, model: nn.Module) -> nn.Module:
 
 
 def frame_paths(count: int) -> list[Path]:
-    """TIFF files of `count` frames, 41% of them with a nerve as in the competition's data, well mixed."""
+    """Return TIFF files of `count` frames, well mixed; 41% have a nerve, as in the competition's data."""
     data, index = data_folder(), frames().index
-    positive, empty = (index.loc[index["presence"] == value, "path"].tolist() for value in (1, 0))
+    positive, empty = (index.loc[index["has_nerve"] == value, "path"].tolist() for value in (1, 0))
     share = np.diff(np.floor(np.arange(count + 1) * 0.41))
     return [data / (positive if one else empty).pop() for one in share]

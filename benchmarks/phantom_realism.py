@@ -1,9 +1,9 @@
 """How close do phantom frames come to real ones? Grey levels, speckle grain, spectrum, and a picture.
 
-    python benchmarks/phantom_realism.py REAL_FRAMES_FOLDER OUT.png [--difficulty medium] [--subjects 40]
+    python benchmarks/phantom_realism.py REAL_FRAMES_FOLDER OUT.png [--difficulty medium] [--patients 40]
 
-Real frames may carry screen borders: each is cut to its echoes and to the phantom's aspect ratio,
-then scaled to 420 x 580, so that both kinds show the same field of view.
+Real frames may have screen borders. Each is therefore cut to its echoes and to the phantom's proportions and scaled to
+420 x 580, so that both show the same field of view.
 """
 
 import argparse
@@ -13,14 +13,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from nerveceg_lib.phantom import cohort, make_patient
+from nerveceg_lib.rle import FRAME_SHAPE
+from nerveceg_tools.phantom import Patient, cohort
+from nerveceg_tools.phantom.anatomy import DIFFICULTIES
 
-HEIGHT, WIDTH = 420, 580
+HEIGHT, WIDTH = FRAME_SHAPE
 PATCH = 40
 
 
 def content(frame: np.ndarray) -> np.ndarray:
-    """Cut a grey screenshot (H, W) to its echoes and scale to (420, 580) uint8; depth below is cut off."""
+    """Cut a grey screenshot (H, W) to its echoes, leave out what lies too deep, and scale it to (420, 580) uint8."""
     lit = frame > 4
     top = np.flatnonzero(lit.mean(axis=1) > 0.25)[0]
     columns = np.flatnonzero(lit[top : top + 150].mean(axis=0) > 0.3)
@@ -35,14 +37,14 @@ def content(frame: np.ndarray) -> np.ndarray:
 
 
 def half_width(correlation: np.ndarray) -> float:
-    """Lag in pixels at which a correlation curve that starts at 1 falls to one half."""
+    """Return the lag in pixels at which a correlation curve that starts at 1 falls to one half."""
     below = int(np.argmax(correlation < 0.5))
     above, under = correlation[below - 1], correlation[below]
     return below - 1 + (above - 0.5) / (above - under)
 
 
 def quiet_patches(frames: np.ndarray) -> Iterator[np.ndarray]:
-    """Detrended patches of plain speckle: mid grey, no bright interface."""
+    """Yield detrended patches of plain speckle: mid grey, without bright interfaces."""
     for frame in frames.astype(np.float32):
         flat = frame - cv2.GaussianBlur(frame, (0, 0), 6)
         for top in range(60, HEIGHT - PATCH, PATCH):
@@ -54,7 +56,7 @@ def quiet_patches(frames: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def grain(frames: np.ndarray) -> tuple[float, float, float]:
-    """Axial and lateral correlation half width in pixels, and the grey sd of plain speckle."""
+    """Return the axial and lateral correlation half width in pixels, and the grey sd of plain speckle."""
     total, power = np.zeros((PATCH, PATCH)), []
     for patch in quiet_patches(frames):
         spectrum = np.abs(np.fft.fft2(patch - patch.mean())) ** 2
@@ -65,8 +67,8 @@ def grain(frames: np.ndarray) -> tuple[float, float, float]:
     return half_width(correlation[:12, 0]), half_width(correlation[0, :12]), float(np.median(power))
 
 
-def spectrum_slope(frames: np.ndarray) -> tuple[float, np.ndarray]:
-    """Exponent of the radial power spectrum from 0.02 to 0.25 cycles/pixel, and the curve in dB."""
+def spectrum_slope(frames: np.ndarray) -> float:
+    """Return the exponent of the radial power spectrum from 0.02 to 0.25 cycles/pixel."""
     side, window = 400, np.outer(np.hanning(400), np.hanning(400))
     radius = np.hypot(*np.meshgrid(np.fft.fftfreq(side), np.fft.fftfreq(side)))
     bands = np.geomspace(0.01, 0.4, 20)
@@ -79,11 +81,11 @@ def spectrum_slope(frames: np.ndarray) -> tuple[float, np.ndarray]:
     curve = 10 * np.log10(power[1:-1] / len(frames))
     middle = np.sqrt(bands[1:] * bands[:-1])
     fit = (middle > 0.02) & (middle < 0.25)
-    return float(np.polyfit(np.log10(middle[fit]), curve[fit] / 10, 1)[0]), curve
+    return float(np.polyfit(np.log10(middle[fit]), curve[fit] / 10, 1)[0])
 
 
 def measure(frames: np.ndarray) -> dict[str, float]:
-    """All figures of a uint8 stack (n, 420, 580)."""
+    """Return all figures of a uint8 stack (n, 420, 580)."""
     axial, lateral, contrast = grain(frames)
     share = np.percentile(frames, [5, 25, 50, 75, 95, 99])
     figures = {"mean": float(frames.mean()), "frame mean sd": float(frames.mean(axis=(1, 2)).std())}
@@ -91,44 +93,45 @@ def measure(frames: np.ndarray) -> dict[str, float]:
     rows = frames.mean(axis=(0, 2))
     figures |= {f"row {r}": float(rows[r : r + 20].mean()) for r in (0, 20, 60, 130, 200, 300, 390)}
     figures |= {"axial px": axial, "lateral px": lateral, "speckle sd": contrast}
-    figures["slope"] = spectrum_slope(frames)[0]
+    figures["slope"] = spectrum_slope(frames)
     return figures
 
 
 def histogram_distance(one: np.ndarray, other: np.ndarray) -> float:
-    """Wasserstein-1 distance between grey-level histograms, in grey levels."""
+    """Return the Wasserstein-1 distance between grey-level histograms, in grey levels."""
     cumulative = [np.cumsum(np.bincount(frames.ravel(), minlength=256)) / frames.size for frames in (one, other)]
     return float(np.abs(cumulative[0] - cumulative[1]).sum())
 
 
 def side_by_side(real: np.ndarray, phantom: np.ndarray, rows: int = 5, columns: int = 3) -> np.ndarray:
-    """Thumbnails: real on the left, phantom on the right, each uint8 (210, 290)."""
+    """Return thumbnails, real ones on the left and phantom ones on the right, each uint8 (210, 290)."""
     generator = np.random.default_rng(3)
     blocks = []
     for frames in (real, phantom):
-        chosen = generator.permutation(len(frames))[: rows * columns]
-        small = [cv2.resize(frames[i], (290, 210), interpolation=cv2.INTER_AREA) for i in chosen]
+        sample = generator.permutation(len(frames))[: rows * columns]
+        small = [cv2.resize(frames[i], (290, 210), interpolation=cv2.INTER_AREA) for i in sample]
         blocks.append(np.vstack([np.hstack(small[r * columns : (r + 1) * columns]) for r in range(rows)]))
     return np.hstack([blocks[0], np.full((210 * rows, 12), 255, np.uint8), blocks[1]])
 
 
-def phantom_frames(subjects: int, per_subject: int, seed: int, difficulty: str) -> np.ndarray:
-    patients = (make_patient(plan, difficulty) for plan in cohort([per_subject] * subjects, seed=seed))
-    return np.array([patient.render(i)[0] for patient in patients for i in range(per_subject)])
+def phantom_frames(patients: int, per_patient: int, seed: int, difficulty: str) -> np.ndarray:
+    plans = cohort([per_patient] * patients, np.random.SeedSequence(seed))
+    drawn = (Patient(plan, difficulty) for plan in plans)
+    return np.array([patient.render(i)[0] for patient in drawn for i in range(per_patient)])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("real", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--subjects", type=int, default=40)
-    parser.add_argument("--per-subject", type=int, default=3)
+    parser.add_argument("--patients", type=int, default=40)
+    parser.add_argument("--per-patient", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--difficulty", default="medium")
+    parser.add_argument("--difficulty", default="medium", choices=DIFFICULTIES)
     options = parser.parse_args()
     paths = sorted(path for path in options.real.iterdir() if path.suffix in {".png", ".tif", ".jpg"})
     real = np.array([content(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)) for path in paths])
-    phantom = phantom_frames(options.subjects, options.per_subject, options.seed, options.difficulty)
+    phantom = phantom_frames(options.patients, options.per_patient, options.seed, options.difficulty)
     figures = [measure(real), measure(phantom)]
     print(f"{'':14}{'real':>9}{'phantom':>9}{'ratio':>8}")
     for name, value in figures[0].items():

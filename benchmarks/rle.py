@@ -19,7 +19,7 @@ from pycocotools import mask as coco
 from benchmarks import naive
 from benchmarks.harness import REPOSITORY, Row, alternate, rate_row
 from nerveceg_lib import rle
-from nerveceg_lib.phantom import cohort, make_patient
+from nerveceg_tools.phantom import Patient, cohort
 
 MASKS = 5508  # frames of the competition's test set
 CHUNK = 256  # masks decoded at a time: 60 MiB
@@ -46,7 +46,7 @@ def rows(quick: bool) -> list[Row]:
         row("RLE encode, against a Python loop", "loop encode", "encode", 3, note),
         row("RLE decode, against a Python loop over pixels", "loop decode", "decode", 3, note),
         row(
-            "RLE decode, against one slice a run",
+            "RLE decode, against one slice per run",
             "slice decode",
             "decode",
             3.0,
@@ -57,15 +57,15 @@ def rows(quick: bool) -> list[Row]:
 
 
 def outlines(count: int) -> tuple[list[str], str]:
-    """RLE of masks shaped like the competition's, and what they are: the real ones, else `count` phantoms."""
+    """Return RLE of masks like the competition's, and their origin: the real ones, else `count` phantom masks."""
     shared = Path(os.environ.get("NERVECEG_SHARED", REPOSITORY.parent / "shared"))
     real = shared / "data" / "kaggle-facts" / "real_masks_rle.csv"
     if real.is_file():
         with real.open(newline="") as file:
             texts = [row["pixels"] for row in csv.DictReader(file)]
         return texts, f"{len(texts):,} real ones ({_empty(texts):.0%} empty), repeated"
-    patient = make_patient(cohort([count], seed=0)[0])
-    texts = [rle.encode(patient.render(frame)[1]) for frame in range(count)]
+    patient = Patient(cohort([count], np.random.SeedSequence(0))[0])
+    texts = [rle.encode(patient.label(frame)) for frame in range(count)]
     return texts, f"{count} phantom outlines ({_empty(texts):.0%} empty), repeated"
 
 
@@ -85,7 +85,7 @@ def _jobs(texts: list[str], masks: list[np.ndarray]) -> dict[str, Callable[[], o
 
 
 def _drain(results: Iterable) -> None:
-    """Keep no result: fresh memory for hundreds of masks would cost more than most of the work measured."""
+    """Keep no result, since fresh memory for hundreds of masks would cost more than most of the measured work."""
     for _ in results:
         pass
 
@@ -95,7 +95,7 @@ def _coco(mask: np.ndarray) -> dict:
 
 
 def _slices(text: str) -> np.ndarray:
-    """The quickest decoder in few lines: no check, one slice a run."""
+    """The quickest decoder in few lines: no checks, one slice per run."""
     numbers = [int(number) for number in text.split()]
     mask = np.zeros(rle.FRAME_SHAPE[0] * rle.FRAME_SHAPE[1], dtype=np.uint8)
     for start, length in zip(numbers[::2], numbers[1::2], strict=True):
@@ -104,7 +104,7 @@ def _slices(text: str) -> np.ndarray:
 
 
 def _agree(masks: list[np.ndarray]) -> None:
-    """What is compared does the same thing: each encoding decodes to the mask that it came from."""
+    """Check that all ways do the same: each encoding decodes to the mask that it came from."""
     for mask in masks:
         text = rle.encode(mask)
         for decoded in (rle.decode(text), naive.from_run_lengths(naive.run_lengths(mask)), _slices(text)):

@@ -1,79 +1,76 @@
-"""Training: steps of the U-Net against a naive loop, and what an epoch spends outside the network."""
+"""Training: steps of the U-Net against a naive loop, and the time that an epoch spends outside the network."""
 
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
 import torch
 
 from benchmarks import harness, naive, networks
-from nerveceg_lib import compute, runtime, tasks, training
-from nerveceg_lib.data import dataset
+from nerveceg_lib.data.datasets import Augmentation, FrameSet, train_loader
 from nerveceg_lib.models import build_model
+from nerveceg_lib.runtime import configure, device
+from nerveceg_lib.training import PresenceObjective, SegmentationObjective, TrainingConfig, fit, loop
+from nerveceg_lib.training.objectives import Objective
+
+TRAININGS = (  # those of notebooks 2 and 3 in the demo: network, its options, objective, input size, batch size
+    ("efficientnet-b4", {}, PresenceObjective(20.0), (64, 96), 8),
+    ("unet", {"base_channels": 12}, SegmentationObjective("bce_dice"), (96, 128), 4),
+)
 
 
 def rows(quick: bool = False) -> list[harness.Row]:
     """Throughput of training steps, and the overhead of an epoch at the demo's size."""
-    runtime.configure(seed=0)
-    return [_steps(quick), *(_overhead(*stage, quick) for stage in STAGES)]
+    configure(seed=0)
+    return [_steps(quick), *(_overhead(*training, quick) for training in TRAININGS)]
 
 
-def _steps(quick: bool, batch: int = 2) -> harness.Row:
-    """The same number of frames a step, the kit's augmentation included."""
-    steps, given = (2 if quick else 4), networks.frames()
-    index = given.index[given.index["presence"] == 1]
+def _steps(quick: bool, batch_size: int = 2) -> harness.Row:
+    """Compare the same number of frames per step; only the kit's step augments them."""
+    steps, cache = (2 if quick else 4), networks.frames()
+    index = cache.index[cache.index["has_nerve"] == 1]
     data = networks.data_folder()
     pairs = [(data / row.path, data / row.mask_path) for row in index.itertuples()]
     plain = build_model("unet", in_channels=3)
     adam = torch.optim.Adam(plain.parameters(), 1e-3)
 
     def naive_steps() -> None:
-        naive.train_steps(plain, adam, iter(naive.loader(pairs, networks.SIZE, batch)), steps)
+        naive.train_steps(plain, adam, iter(naive.loader(pairs, networks.SIZE, batch_size)), steps)
 
-    model, task = build_model("unet").to(memory_format=torch.channels_last), tasks.segmentation_task("bce_dice")
-    frames = dataset.FrameSet(given, index["row"].to_numpy()[: batch * steps], networks.SIZE)
-    move = dataset.augmentation()
-    loaded = training.Data(frames, frames, batch, lambda part: dataset.augment(move, part))
-    module = training.TrainingModule(model, task, training.Schedule(1, 1e-3, kind="constant"), loaded)
-    adamw = module.configure_optimizers()
+    network, objective = device.channels_last(build_model("unet")).train(), SegmentationObjective("bce_dice")
+    frames, augment = FrameSet(cache, index["row"][: batch_size * steps], networks.SIZE), Augmentation()
+    adamw = torch.optim.AdamW(network.parameters(), 1e-3, weight_decay=0.0, fused=True)
 
     def own_steps() -> None:
-        for part in dataset.train_loader(frames, batch, 0):
-            with compute.autocast("auto"):
-                loss = task.objective(model.train(), loaded.augment(part))
+        for batch in train_loader(frames, batch_size, 0):
+            with device.autocast("auto"):
+                loss = objective.loss(network, augment(batch))
             loss.backward()
             adamw.step()
             adamw.zero_grad()
 
     seconds = harness.alternate({"naive": naive_steps, "own": own_steps}, repeats=3)
     return harness.rate_row(
-        "training step, U-Net 64 at 400x400, batch 2", "frames/s", batch * steps, seconds["naive"], seconds["own"], 2.0,
-        f"{compute.resolve_precision('auto')}, channels last; with augmentation, which the naive loop lacks",
+        "training step, U-Net 64 at 400x400, batch 2", "frames/s", batch_size * steps, seconds["naive"], seconds["own"],
+        2.0, f"{device.resolve_precision('auto')}, channels last; with augmentation, which the naive loop lacks",
     )  # fmt: skip
 
 
-STAGES = (
-    ("efficientnet-b4", {}, lambda: tasks.presence_task(20.0), (64, 96), 8),
-    ("unet", {"base_channels": 12}, lambda: tasks.segmentation_task("bce_dice"), (96, 128), 4),
-)
-
-
-def _overhead(name: str, config: dict, task: Callable, size: tuple[int, int], batch: int, quick: bool) -> harness.Row:
+def _overhead(
+    name: str, options: dict, objective: Objective, size: tuple[int, int], batch_size: int, quick: bool
+) -> harness.Row:
     """Share of the second and later epochs, without validation, that is not forward, backward or optimiser."""
-    given, clock = networks.frames(), Clock()
-    some = dataset.FrameSet(given, given.index["row"].to_numpy()[: 48 if quick else 240], size)
-    move = dataset.augmentation()
-    data = training.Data(some, some, batch, lambda part: dataset.augment(move, part))
+    cache, clock = networks.frames(), Clock()
+    frames = FrameSet(cache, cache.index["row"][: 48 if quick else 240], size)
     torch.manual_seed(0)
-    model, given_task = build_model(name, **config), task()
-    timed_task = replace(given_task, objective=clock.timed(given_task.objective))
+    network, config = build_model(name, **options), TrainingConfig(epochs=4, batch_size=batch_size, lr=0.003)
     with tempfile.TemporaryDirectory() as folder, clock.installed():
-        training.fit(model, timed_task, training.Schedule(4, 0.003), data, Path(folder), {})
+        fit(network, clock.watch(objective), frames, frames, config, Path(folder) / "network.pt", {}, Augmentation())
     wall, inside = np.array(clock.epochs[1:]).T
     return harness.paired_row(
         f"share of an epoch outside the network, {name} at {size[0]}x{size[1]}", "", wall / wall, 1 - inside / wall,
@@ -82,14 +79,19 @@ def _overhead(name: str, config: dict, task: Callable, size: tuple[int, int], ba
 
 
 class Clock:
-    """Seconds of each epoch, validation apart, and those of them spent in forward, backward and optimiser."""
+    """Seconds of each epoch without its validation, and how many of them forward, backward and optimiser took."""
 
     def __init__(self):
         self.epochs: list[tuple[float, float]] = []
         self.inside = 0.0
 
+    def watch(self, objective: Objective) -> SimpleNamespace:
+        """Return `objective` with a loss whose seconds count as inside."""
+        names = ("predict", "metric", "target", "metric_name")
+        return SimpleNamespace(loss=self.timed(objective.loss), **{name: getattr(objective, name) for name in names})
+
     def timed(self, work: Callable) -> Callable:
-        """`work`, whose seconds count as inside."""
+        """Return `work` so that its seconds count as inside."""
 
         def run(*arguments, **options):
             start = time.perf_counter()
@@ -113,12 +115,12 @@ class Clock:
         with (
             patch.object(torch.Tensor, "backward", backward),
             patch.object(torch.optim.AdamW, "step", step),
-            patch.object(training, "EpochLog", self._log()),
+            patch.object(loop, "EpochLog", self._log()),
         ):
             yield
 
     def _log(clock) -> type:  # noqa: N805 - `self` is the log's
-        class TimedLog(training.EpochLog):
+        class TimedLog(loop.EpochLog):
             def on_train_epoch_start(self, *arguments) -> None:
                 super().on_train_epoch_start(*arguments)
                 self.began, clock.inside = time.perf_counter(), 0.0

@@ -1,8 +1,8 @@
-"""Losses on logits, whose shape (B, 1, H, W) `target` shares, values in 0..1.
+"""The losses. They take logits and a target of the same shape (B, 1, H, W) with values in 0 to 1, and return a scalar.
 
-Each returns a scalar: pixel losses (bce, focal, boundary_bce) the mean over all pixels, overlap losses (dice,
-tversky, focal_tversky, lovasz_hinge) the mean over frames, one frame at a time. All compute in float32 or wider
-and raise ValueError for shapes that differ. Every docstring says what an **empty** mask does.
+Pixel losses (bce, focal, boundary_bce) are averaged over all pixels. Overlap losses (dice, tversky, focal_tversky,
+lovasz_hinge) are computed for each frame and averaged over the frames. All of them compute in float32 or wider and
+raise ValueError for shapes that differ. Every docstring says what an **empty** mask does to the loss.
 """
 
 from collections.abc import Callable
@@ -10,13 +10,13 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from nerveceg_lib.errors import one_of
+from nerveceg_lib.runtime.errors import one_of
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def bce(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Binary cross-entropy. Empty mask: every pixel is pushed to background."""
+    """Binary cross-entropy. Empty mask: every pixel is pushed towards the background."""
     logits, target = _wide(logits, target)
     return F.binary_cross_entropy_with_logits(logits, target)
 
@@ -24,8 +24,8 @@ def bce(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 def focal(logits: torch.Tensor, target: torch.Tensor, positive: float = 0.25, gamma: float = 2.0) -> torch.Tensor:
     """Focal loss (Lin et al. 2017, arXiv:1708.02002): cross-entropy times (1 - p of the true class) ** gamma.
 
-    `positive` weighs nerve pixels, 1 - `positive` the background. Empty mask: like `bce`, but pixels that are
-    background beyond doubt already weigh nothing.
+    `positive` is the weight of nerve pixels, 1 - `positive` that of the background. Empty mask: like `bce`, but pixels
+    that are already certain to be background have no weight.
     """
     logits, target = _wide(logits, target)
     entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
@@ -36,19 +36,19 @@ def focal(logits: torch.Tensor, target: torch.Tensor, positive: float = 0.25, ga
 
 
 def boundary_bce(logits: torch.Tensor, target: torch.Tensor, width: int = 5, strength: float = 4.0) -> torch.Tensor:
-    """`bce` with the weights of `boundary_weights`, in the manner of Ronneberger et al. 2015, eq. 2.
+    """Binary cross-entropy with the weights of `boundary_weights`, similar to Ronneberger et al. 2015, eq. 2.
 
-    Empty mask: there is no boundary, so it is `bce`.
+    Empty mask: there is no boundary, so the loss is `bce`.
     """
     logits, target = _wide(logits, target)
     return F.binary_cross_entropy_with_logits(logits, target, boundary_weights(target, width, strength))
 
 
 def boundary_weights(target: torch.Tensor, width: int = 5, strength: float = 4.0) -> torch.Tensor:
-    """1 far from the outline, rising within `width` px to 1 + `strength` * width / (width + 1) on either side of it.
+    """Return pixel weights: 1 far from the outline, up to 1 + `strength` * width / (width + 1) on both sides of it.
 
-    The rise comes from smoothing by erosion: nerve and background are each averaged over 0 to `width` erosions,
-    which leaves 1 deep inside a region and 1 / (width + 1) at its rim. The frame's edge is no outline.
+    They rise within `width` px. Nerve and background are each averaged over 0 to `width` erosions, which leaves 1 deep
+    inside a region and 1 / (width + 1) at its border. The edge of the frame does not count as an outline.
     """
     depth = torch.zeros_like(target)
     for region in (target, 1 - target):
@@ -61,10 +61,10 @@ def boundary_weights(target: torch.Tensor, width: int = 5, strength: float = 4.0
 
 
 def dice(logits: torch.Tensor, target: torch.Tensor, smooth: float = 1.0) -> torch.Tensor:
-    """1 - soft Dice (Milletari et al. 2016, arXiv:1606.04797): `tversky` with both weights one half.
+    """1 - soft Dice (Milletari et al. 2016, arXiv:1606.04797), which is `tversky` with both weights one half.
 
-    Soft Dice = (2 sum(p t) + smooth) / (sum(p) + sum(t) + smooth). Empty mask: it falls from 1 towards smooth /
-    (sum(p) + smooth), so its gradient almost vanishes unless hardly any pixel is drawn.
+    Soft Dice = (2 sum(p t) + smooth) / (sum(p) + sum(t) + smooth). Empty mask: soft Dice is smooth / (sum(p) + smooth),
+    so the gradient almost vanishes unless hardly any pixel is predicted.
     """
     return tversky(logits, target, false_positive=0.5, false_negative=0.5, smooth=smooth / 2)
 
@@ -76,10 +76,10 @@ def tversky(
     false_negative: float = 0.7,
     smooth: float = 1.0,
 ) -> torch.Tensor:
-    """1 - Tversky index (Salehi et al. 2017, arXiv:1706.05721); each weight is named by what it penalises.
+    """1 - Tversky index (Salehi et al. 2017, arXiv:1706.05721); each weight is named after what it penalises.
 
-    Index = (TP + smooth) / (TP + false_positive * FP + false_negative * FN + smooth), TP = sum(p t) and so on.
-    Empty mask: 1 - smooth / (false_positive * sum(p) + smooth), as weak a gradient as `dice` has.
+    Index = (TP + smooth) / (TP + false_positive * FP + false_negative * FN + smooth), with TP = sum(p t) and so on.
+    Empty mask: 1 - smooth / (false_positive * sum(p) + smooth), whose gradient is as weak as that of `dice`.
     """
     return (1 - _tversky_index(logits, target, false_positive, false_negative, smooth)).mean()
 
@@ -94,8 +94,8 @@ def focal_tversky(
 ) -> torch.Tensor:
     """(1 - Tversky index) ** gamma (Abraham & Khan 2019, arXiv:1810.07842, whose 1 / gamma is 3/4).
 
-    Empty mask: as `tversky`, to the power gamma. The power's slope is infinite at 0, so a frame that is
-    right to one part in a million has no gradient.
+    Empty mask: as `tversky`, to the power gamma. The slope of the power is infinite at 0, so the loss is cut off for a
+    frame that is right to one part in a million.
     """
     index = _tversky_index(logits, target, false_positive, false_negative, smooth)
     return ((1 - index).clamp_min(1e-6) ** gamma).mean()
@@ -104,7 +104,7 @@ def focal_tversky(
 def lovasz_hinge(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Lovasz extension of the Jaccard loss over hinge errors (Berman et al. 2018, arXiv:1705.08790, eq. 8-9).
 
-    Wants a 0/1 target and cuts a soft one at one half. Empty mask: the hinge error of the worst pixel alone.
+    A soft target is cut at one half. Empty mask: the hinge error of the worst pixel only.
     """
     logits, target = _wide(logits.flatten(1), target.flatten(1))
     truth = (target > 0.5).to(logits)
@@ -118,12 +118,12 @@ def lovasz_hinge(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def bce_dice(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Sum of `bce` and `dice`: steady pixel gradients with a per-frame overlap goal. Empty mask: mostly `bce`."""
+    """`bce` plus `dice`: steady gradients at every pixel and overlap in every frame. Empty mask: mostly `bce`."""
     return bce(logits, target) + dice(logits, target)
 
 
 def coverage(maps: list[torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
-    """Mean BCE between coverage logits (B, 1, h, w) and the mask (B, 1, H, W) averaged over each cell."""
+    """Mean BCE of coverage logits (B, 1, h, w) and the mask (B, 1, H, W), averaged over the area of each cell."""
     losses = [bce(logits, F.adaptive_avg_pool2d(mask, (logits.shape[-2], logits.shape[-1]))) for logits in maps]
     return torch.stack(losses).mean()
 
@@ -134,7 +134,7 @@ SEGMENTATION_LOSSES: dict[str, Loss] = {
 
 
 def segmentation_loss(name: str) -> Loss:
-    """The loss registered under `name`. Raises InputError with the list for an unknown name."""
+    """Return the loss called `name`. Raises InputError, which lists them, for an unknown name."""
     return SEGMENTATION_LOSSES[one_of("loss", name, SEGMENTATION_LOSSES)]
 
 
@@ -148,7 +148,7 @@ def _tversky_index(logits, target, false_positive: float, false_negative: float,
 
 
 def _wide(logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both in float32 or wider: sums over a frame's pixels overflow half precision's eight bits."""
+    """Return both in float32 or wider: half precision cannot hold sums over the pixels of a frame."""
     if logits.shape != target.shape:
         raise ValueError(f"logits {tuple(logits.shape)} and target {tuple(target.shape)} differ in shape")
     wide = torch.promote_types(logits.dtype, torch.float32)

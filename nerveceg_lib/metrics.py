@@ -1,26 +1,63 @@
-"""The competition's Dice, what its mean is made of, and how sure one can be of a mean."""
+"""The competition's Dice, the parts its mean consists of, and how certain a mean is."""
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
 
 
 def dice(prediction: np.ndarray, truth: np.ndarray) -> float:
-    """Dice of two masks (H, W), non-zero = nerve; two empty masks score 1, as the competition has it."""
+    """Return the Dice of two masks (H, W), non-zero = nerve. Two empty masks score 1, as in the competition."""
     overlap, total = _overlap(prediction, truth)
     return 2 * overlap / total if total else 1.0
 
 
 def iou(prediction: np.ndarray, truth: np.ndarray) -> float:
-    """Intersection over union (Jaccard index) of two masks (H, W), non-zero = nerve; two empty masks score 1."""
+    """Return the intersection over union (Jaccard index) of two masks (H, W). Two empty masks score 1."""
     overlap, total = _overlap(prediction, truth)
     return overlap / (total - overlap) if total else 1.0
+
+
+def gated_scores(has_nerve: np.ndarray, mask_dice: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """Return the competition score of every frame (N,) once a gate has decided which masks to keep.
+
+    Args:
+        has_nerve: (N,) true label, 0 or 1.
+        mask_dice: (N,) Dice of each predicted mask, 0 to 1; ignored where the mask is not kept.
+        keep: (N,) bool, the gate's decision. A frame left blank scores 1 without a nerve and 0 with one.
+    """
+    return np.where(keep, mask_dice, 1.0 - np.asarray(has_nerve))
+
+
+def score_parts(has_nerve: np.ndarray, mask_dice: np.ndarray, keep: np.ndarray) -> dict[str, float]:
+    """Return the score and its parts: score = (1 - p) TNR + p TPR Dice, where p is the share of positive frames.
+
+    Besides these there are the score of all masks empty, 1 - p, and of an oracle gate, which keeps the same masks on
+    exactly the positive frames. A part without frames is NaN. The arguments are those of `gated_scores`.
+    """
+    has_nerve, keep = np.asarray(has_nerve).astype(bool), np.asarray(keep, bool)
+    tpr, fpr = _mean(keep[has_nerve]), _mean(keep[~has_nerve])
+    return {
+        "score": _mean(gated_scores(has_nerve, mask_dice, keep)),
+        "all_empty": _mean(~has_nerve),
+        "oracle_gate": _mean(gated_scores(has_nerve, mask_dice, has_nerve)),
+        "tpr": tpr,
+        "tnr": 1 - fpr,
+        "fpr": fpr,
+        "fnr": 1 - tpr,
+        "dice_true_positive": _mean(np.asarray(mask_dice)[has_nerve & keep]),
+        "dice_positive": _mean(np.asarray(mask_dice)[has_nerve]),
+    }
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.mean(values)) if len(values) else float("nan")
 
 
 def patient_interval(
     values: np.ndarray, patients: np.ndarray, draws: int = 2000, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of `values` (N,), resampling whole `patients` (N,).
+    """Return the percentile bootstrap interval of the mean of `values` (N,), resampling whole `patients` (N,).
 
     Frames of one patient resemble each other, so resampling frames would make the interval far too narrow.
     """
@@ -33,38 +70,13 @@ def patient_interval(
 def resampled_interval(
     statistic: Callable[[np.ndarray], float], patients: np.ndarray, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
-    """As `patient_interval`, of any `statistic` of resampled frames, given by their places (M,) in `patients` (N,)."""
-    places = [np.flatnonzero(patients == patient) for patient in np.unique(patients)]
-    drawn = np.random.default_rng(seed).integers(len(places), size=(1000, len(places)))
-    return _percentiles([statistic(np.concatenate([places[n] for n in draw])) for draw in drawn], level)
+    """Return the interval of `patient_interval` for any `statistic` of frames.
 
-
-def gated_scores(presence: np.ndarray, mask_dice: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """Competition score of every frame once a gate has decided which masks are drawn.
-
-    `presence` (N,) 0/1 truth; `mask_dice` (N,) Dice of the mask if drawn, ignored where nothing is;
-    `drawn` (N,) bool. A blank frame scores 1 without a nerve and 0 with one.
+    `statistic` gets the positions (M,) of the resampled frames in `patients` (N,).
     """
-    return np.where(drawn, mask_dice, 1.0 - np.asarray(presence))
-
-
-def score_parts(presence: np.ndarray, mask_dice: np.ndarray, drawn: np.ndarray) -> dict[str, float]:
-    """The score and its parts: score = (1 - p) TNR + p TPR Dice, p = share of positive frames.
-
-    Also the all-empty baseline (1 - p) and the oracle gate: the same masks drawn exactly on the positives.
-    A part without frames (no positive drawn, say) is NaN.
-    """
-    presence, drawn = np.asarray(presence).astype(bool), np.asarray(drawn, bool)
-    mean = lambda values: float(np.mean(values)) if len(values) else float("nan")  # noqa: E731
-    return {
-        "score": mean(gated_scores(presence, mask_dice, drawn)),
-        "all_empty": mean(~presence),
-        "oracle_gate": mean(gated_scores(presence, mask_dice, presence)),
-        "tpr": mean(drawn[presence]),
-        "tnr": mean(~drawn[~presence]),
-        "dice_true_positives": mean(np.asarray(mask_dice)[presence & drawn]),
-        "dice_positives": mean(np.asarray(mask_dice)[presence]),
-    }
+    positions = [np.flatnonzero(patients == patient) for patient in np.unique(patients)]
+    drawn = np.random.default_rng(seed).integers(len(positions), size=(1000, len(positions)))
+    return _percentiles([statistic(np.concatenate([positions[n] for n in draw])) for draw in drawn], level)
 
 
 def _percentiles(values, level: float) -> tuple[float, float]:
@@ -72,8 +84,43 @@ def _percentiles(values, level: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def contour_scores(prediction: np.ndarray, truth: np.ndarray, tolerance: float = 5.0) -> dict[str, float]:
+    """Return `hausdorff95` (px) and `surface_dice` (0 to 1) of two masks (H, W), computed by MONAI.
+
+    Hausdorff 95 is the larger of the two directed 95th percentiles of the distance between the outlines. Surface Dice
+    (Nikolov et al. 2018, arXiv:1809.04430) is the share of both outlines that lies within `tolerance` px of the other.
+    Both are NaN if a mask is empty and has no outline. Raises ValueError for shapes that differ.
+    """
+    import torch
+    from monai.metrics import compute_hausdorff_distance, compute_surface_dice  # takes seconds to import
+
+    _check_shapes(prediction, truth)
+    if not (prediction.any() and truth.any()):
+        return {"hausdorff95": float("nan"), "surface_dice": float("nan")}
+    first, second = (torch.from_numpy(mask != 0).float()[None, None] for mask in (prediction, truth))  # (1, 1, H, W)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*always_return_as_numpy")  # MONAI 1.6 warns of its own argument
+        return {
+            "hausdorff95": float(compute_hausdorff_distance(first, second, include_background=True, percentile=95)),
+            "surface_dice": float(compute_surface_dice(first, second, [tolerance], include_background=True)),
+        }
+
+
+def calibration_error(has_nerve: np.ndarray, probability: np.ndarray) -> float:
+    """Return the expected calibration error of `probability` (N,) in 0 to 1, over ten equal bins."""
+    import torch
+    from torchmetrics.functional.classification import binary_calibration_error  # takes a second to import
+
+    truth, stated = (torch.tensor(np.asarray(values)) for values in (has_nerve, probability))
+    return float(binary_calibration_error(stated, truth, n_bins=10))
+
+
 def _overlap(prediction: np.ndarray, truth: np.ndarray) -> tuple[int, int]:
-    if prediction.shape != truth.shape:
-        raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} differ in shape")
+    _check_shapes(prediction, truth)
     prediction, truth = prediction != 0, truth != 0
     return int((prediction & truth).sum()), int(prediction.sum()) + int(truth.sum())
+
+
+def _check_shapes(prediction: np.ndarray, truth: np.ndarray) -> None:
+    if prediction.shape != truth.shape:
+        raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} differ in shape")

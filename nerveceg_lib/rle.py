@@ -1,21 +1,21 @@
-"""Run-length encoding as the Kaggle Ultrasound Nerve Segmentation competition defines it.
+"""Run-length encoding (RLE) as the Kaggle Ultrasound Nerve Segmentation competition defines it.
 
-Pixels are numbered from 1, top to bottom and then left to right (column-major). A mask is a
-string of `start length` pairs, sorted, disjoint and not touching; an empty mask is the empty string.
+Pixels are numbered from 1, from top to bottom and then from left to right (column-major). A mask is a string of `start
+length` pairs, which are sorted and disjoint and do not touch. An empty mask is the empty string.
 """
 
 import re
 
 import numpy as np
 
-from nerveceg_lib.errors import InputError
+from nerveceg_lib.runtime.errors import InputError
 
 FRAME_SHAPE = (420, 580)
 _DIGITS = 18  # more than any pixel number has, fewer than a 64-bit integer holds
 
 
 def encode(mask: np.ndarray) -> str:
-    """Encode a mask of shape (H, W), any dtype, non-zero = nerve. Raises InputError if not 2-D."""
+    """Return the RLE of a mask (H, W), any dtype, non-zero = nerve. Raises InputError if it is not 2-D."""
     mask = np.asarray(mask)
     if mask.ndim != 2:
         raise InputError(f"RLE encodes a mask of shape (H, W); found shape {mask.shape}")
@@ -23,7 +23,7 @@ def encode(mask: np.ndarray) -> str:
     columns = np.flatnonzero(drawn.any(axis=0))
     if not len(columns):
         return ""
-    first, last = columns[0], columns[-1]  # most columns of a frame are empty: leave them out
+    first, last = columns[0], columns[-1]  # most columns of a frame are empty and are left out
     pixels = np.zeros((last - first + 1) * mask.shape[0] + 2, dtype=bool)
     pixels[1:-1] = drawn[:, first : last + 1].ravel(order="F")
     edges = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
@@ -33,35 +33,35 @@ def encode(mask: np.ndarray) -> str:
 
 
 def decode(text: str, shape: tuple[int, int] = FRAME_SHAPE, where: str = "RLE") -> np.ndarray:
-    """Decode `text` into a uint8 mask of `shape` (H, W) with values 0 and 1.
+    """Decode an RLE into a mask, uint8 0 and 1, of `shape` (H, W).
 
-    `where` names the source (a file's row, say) in the message. Raises InputError on an odd count,
-    anything but decimal digits, a start below 1, a length below 1, overlapping or unsorted runs,
-    and runs that leave the frame; the message gives the position of the offending number. Runs that
-    touch are accepted: they say unmistakably which pixels are meant, though `encode` would merge them.
+    `where` names the source in error messages, such as the row of a file. Raises InputError, with the position of the
+    bad number, for an odd count, anything but decimal digits, a start or length below 1, overlapping or unsorted runs,
+    and runs that leave the frame. Runs that touch are accepted, since it is clear which pixels they mean, although
+    `encode` would merge them.
     """
     numbers = _parse(text, where)
     size = shape[0] * shape[1]
     mask = np.zeros(size, dtype=np.uint8)
-    before = 0  # end of the last run
-    # plain integers: a mask has a hundred runs or so, too few to pay for arrays of them
+    previous_end = 0
+    # a mask has about a hundred runs, too few for arrays to be faster than plain integers
     for pair, (start, length) in enumerate(zip(numbers[::2], numbers[1::2], strict=True)):
         end = start + length - 1
-        if start <= before or length < 1 or end > size:
-            raise InputError(_complaint(where, pair, start, length, before, size))
+        if start <= previous_end or length < 1 or end > size:
+            raise InputError(_run_error(where, pair, start, length, previous_end, size))
         mask[start - 1 : end] = 1
-        before = end
+        previous_end = end
     return mask.reshape(shape, order="F")
 
 
-def _complaint(where: str, pair: int, start: int, length: int, before: int, size: int) -> str:
+def _run_error(where: str, pair: int, start: int, length: int, previous_end: int, size: int) -> str:
     position = f"{where}: number {2 * pair + 1}"
     if start < 1:
         return f"{position}: start is {start}, expected 1 or more"
     if length < 1:
         return f"{where}: number {2 * pair + 2}: length is {length}, expected 1 or more"
-    if start <= before:
-        return f"{position}: run starts at {start}, inside or before the run that ends at {before}"
+    if start <= previous_end:
+        return f"{position}: run starts at {start}, inside or before the run that ends at {previous_end}"
     return f"{position}: run {start} {length} ends at {start + length - 1}, outside the {size}-pixel frame"
 
 

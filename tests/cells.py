@@ -1,27 +1,31 @@
-"""A notebook's cells as they stand, in this process.
+"""A notebook's cells in this process: a kernel and its imports would cost more than all cells at this size."""
 
-A kernel and its imports cost more than all cells at this size, so kernels are left to test_pipeline.
-"""
+from types import SimpleNamespace
 
 from IPython.core.inputtransformer2 import TransformerManager
 from matplotlib import pyplot as plt
 from papermill.iorw import load_notebook_node
-from papermill.parameterize import parameterize_notebook
 
-from nerveceg_lib import runner
+from nerveceg_tools import run
 from tests.conftest import REPOSITORY
 
-TINY = {**runner.load_profile(str(REPOSITORY / "tests" / "tiny.yaml")), "segmenter_epochs": 1}
+PROFILE = str(REPOSITORY / "tests" / "tiny.yaml")
+TINY = run.resolve_parameters(PROFILE, {"segmenter.epochs": 1})  # values by full names, such as TINY["data.folds"]
 
 
-def run_cells(stage: str, **parameters):
-    notebook = load_notebook_node(str(runner.NOTEBOOKS / f"{stage}.ipynb"))
-    given = {**TINY, **parameters}
-    known = {name: given[name] for name in runner.notebook_parameters(stage) if name in given}
-    cells = parameterize_notebook(notebook, known, kernel_name="python3", language="python").cells
-    names = {"__name__": "__main__"}
-    for place, cell in enumerate(cells):
-        if cell.cell_type == "code":
-            code = TransformerManager().transform_cell(cell.source)
-            exec(compile(code, f"{stage}, cell {place}", "exec"), names)
+def run_cells(notebook: str, **changes: object) -> None:
+    """Execute a notebook with TINY and `changes` by full names: run_cells(name, seed=1, **{"segmenter.epochs": 2})."""
+    run.run_cells(notebook, TINY | changes)
     plt.close("all")
+
+
+def definitions(notebook: str, **names: object) -> SimpleNamespace:
+    """Return what the cells tagged `definitions` define; `names` are known to them, as are the notebook's imports."""
+    for cell in load_notebook_node(str(run.NOTEBOOK_FOLDER / f"{notebook}.ipynb")).cells:
+        source = cell.source
+        if "find_spec" in source and cell.cell_type == "code":  # of the set-up cell only the imports
+            source = "\n".join(line for line in source.splitlines() if line.startswith(("from ", "import ")))
+        elif "definitions" not in cell.metadata.get("tags", []):
+            continue
+        exec(TransformerManager().transform_cell(source), names)
+    return SimpleNamespace(**names)

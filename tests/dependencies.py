@@ -1,4 +1,4 @@
-"""`python -m tests.dependencies`: print docs/dependencies.md, of what is installed."""
+"""`python -m tests.dependencies` prints docs/dependencies.md from what is installed."""
 
 from importlib import metadata
 
@@ -7,13 +7,13 @@ from packaging.utils import canonicalize_name
 
 HEAD = """# Dependencies and their licences
 
-Everything that `make setup` installs, with the licence that its package states. All are permissive, but for five under
-the Mozilla Public License 2.0 (certifi, fqdn, hypothesis, pathspec, tqdm), which asks for the source of those packages'
-own files alone, and only of who hands them on. What metadata do not say: the wheel of opencv-python carries FFmpeg
-(LGPL 2.1) and Qt (LGPL 3) as libraries of their own, and the CUDA builds of torch bring NVIDIA's under NVIDIA's terms.
+These packages are installed by `make setup`, with the licence that each of them states. All licences are permissive,
+except for the Mozilla Public License 2.0 of certifi, fqdn, hypothesis, pathspec and tqdm: whoever distributes these
+packages has to offer their source code. Two things are not in the metadata: the wheel of opencv-python contains FFmpeg
+(LGPL 2.1) and Qt (LGPL 3) as separate libraries, and the CUDA builds of torch contain libraries under NVIDIA's terms.
 
-Versions are pinned in `constraints.txt`. `make bench`, `make torture` and `make audit` add pycocotools (FreeBSD),
-atheris (Apache-2.0) and pip-audit (Apache-2.0).
+The versions are pinned in `constraints.txt`. `make bench`, `make torture` and `make audit` also install pycocotools
+(FreeBSD), atheris (Apache-2.0) and pip-audit (Apache-2.0).
 
 `python -m tests.dependencies > docs/dependencies.md` writes this page; a test compares it with what is installed.
 
@@ -22,30 +22,24 @@ atheris (Apache-2.0) and pip-audit (Apache-2.0).
 """
 
 
-def installed(name: str, extras: tuple[str, ...] = (), found: set | None = None) -> set[str]:
-    """Names of the packages that `name[extras]` needs on this system, itself among them."""
-    found = set() if found is None else found
-    if (name, extras) in found:
-        return set()
-    found.add((name, extras))
-    for line in metadata.requires(name) or []:
-        needed = Requirement(line)
-        if not needed.marker or any(needed.marker.evaluate({"extra": extra}) for extra in (*extras, "")):
-            installed(canonicalize_name(needed.name), tuple(sorted(needed.extras)), found)
-    return {name for name, _ in found}
+def needed_by(name: str, extras: tuple[str, ...] = (), visited: set | None = None) -> set[str]:
+    """Return the names of the packages that `name[extras]` needs on this system, including itself."""
+    visited = set() if visited is None else visited
+    if (name, extras) not in visited:
+        visited.add((name, extras))
+        for requirement in map(Requirement, metadata.requires(name) or []):
+            if not requirement.marker or any(requirement.marker.evaluate({"extra": extra}) for extra in (*extras, "")):
+                needed_by(canonicalize_name(requirement.name), tuple(sorted(requirement.extras)), visited)
+    return {package for package, _ in visited}
 
 
 def licence(name: str) -> str:
-    """What the package's metadata state: an SPDX expression, else trove classifiers, else free text."""
-    facts = metadata.metadata(name)
-    classifiers = [line.split(" :: ")[-1] for line in facts.get_all("Classifier", []) if line.startswith("License ::")]
-    return facts.get("License-Expression") or "; ".join(classifiers) or facts.get("License", "")
-
-
-def rows() -> list[str]:
-    names = sorted(installed("nerveceg", ("test",)) - {"nerveceg"})
-    return [f"| {name} | {licence(name)} |" for name in names]
+    """Return the licence in the package's metadata: an SPDX expression, else trove classifiers, else free text."""
+    fields = metadata.metadata(name)
+    classifiers = [line.split(" :: ")[-1] for line in fields.get_all("Classifier", []) if line.startswith("License ::")]
+    return fields.get("License-Expression") or "; ".join(classifiers) or fields.get("License", "")
 
 
 if __name__ == "__main__":
-    print(HEAD + "\n".join(rows()))
+    packages = sorted(needed_by("nerveceg", ("test",)) - {"nerveceg"})
+    print(HEAD + "\n".join(f"| {name} | {licence(name)} |" for name in packages))

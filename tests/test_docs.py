@@ -1,4 +1,4 @@
-"""What the pages say is there is there: links, commands, files; and nothing runs ahead of the code."""
+"""What the pages promise is there: links, commands, parameters, files; and nothing is ahead of the code."""
 
 import re
 import shlex
@@ -8,73 +8,97 @@ import pytest
 import yaml
 
 from nerveceg_lib import __version__
-from nerveceg_lib.__main__ import _parser
-from nerveceg_lib.runner import resolve_parameters
+from nerveceg_tools.cli import parser
+from nerveceg_tools.run import resolve_parameters
+from nerveceg_tools.sweep import read_sweep
 from tests.conftest import REPOSITORY
+from tests.test_doctor import COMMANDS
 
-PAGES = [REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md"), REPOSITORY / "benchmarks" / "README.md"]
+README, CONTRIBUTING = REPOSITORY / "README.md", REPOSITORY / "docs" / "contributing.md"
+PAGES = [README, *(REPOSITORY / "docs").glob("*.md"), REPOSITORY / "benchmarks" / "README.md"]
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
+FILES = [*PAGES, *NOTEBOOKS, *(REPOSITORY / "params").rglob("*.yaml")]
 HTML = r'(?:src|href)="([^"]+)"'
 
 
 def text_of(path):
-    if path.suffix == ".md":
-        return path.read_text()
-    return "\n\n".join(cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "markdown")
+    if path.suffix == ".ipynb":
+        cells = nbformat.read(path, 4).cells
+        return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    return path.read_text()
 
 
 def anchors(text):
-    """As GitHub makes them from headings."""
+    """Return the anchors that GitHub makes from headings."""
     titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 @pytest.mark.parametrize("path", [*PAGES, *NOTEBOOKS], ids=lambda path: path.name)
 def test_links_and_pictures_resolve(path):
-    text = text_of(path)
-    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    prose = re.sub(r"```.*?```", "", text_of(path), flags=re.DOTALL)
     targets = [*re.findall(r"\]\(([^)\s]+)\)", prose), *re.findall(HTML, prose)]
     for target in targets:
         if target.startswith(("https://", "mailto:")):
             continue
-        file, _, anchor = target.partition("#")
-        place = path.parent / file if file else path
-        assert place.exists(), f"{path.name}: {target}"
-        assert not anchor or anchor in anchors(text_of(place)), f"{path.name}: {target}"
+        name, _, anchor = target.partition("#")
+        file = path.parent / name if name else path
+        assert file.exists(), f"{path.name}: {target}"
+        assert not anchor or anchor in anchors(text_of(file)), f"{path.name}: {target}"
     assert targets or path.parent.name in {"docs", "benchmarks"}
 
 
 def commands_of(path):
-    """Every command line of the kit's in blocks and in backticks."""
+    """Return all command lines of the kit in blocks and in backticks, without the command's own name."""
     text = text_of(path)
-    lines = re.findall(r"^.*$", "\n".join(re.findall(r"```\n(.*?)```", text, re.DOTALL)), re.MULTILINE)
-    lines += re.findall(r"`((?:nerveceg|\S*python -m nerveceg_lib) [^`]+)`", text)
-    kit = r"^(?:torchrun .*-m nerveceg_lib|(?:\S*python -m nerveceg_lib|nerveceg)) ([a-z].*)"
-    return [found[1].split(" #")[0].rstrip() for line in lines if (found := re.match(kit, line.strip()))]
+    lines = "\n".join(re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)).splitlines()
+    lines += re.findall(r"`([^`\n]+)`", text)
+    kit = r"^(?:torchrun .*-m nerveceg_tools|(?:\S*python -m nerveceg_tools|(?:\S*/)?nerveceg)) ([a-z].*)"
+    return [match[1].split(" #")[0].rstrip() for line in lines if (match := re.match(kit, line.strip()))]
 
 
-@pytest.mark.parametrize("path", [*PAGES, *NOTEBOOKS], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_commands_are_understood(path):
     for line in commands_of(path):
-        words = shlex.split(line.replace("...", "more").replace("COMMAND ", "run "))
-        if words[-1] in {"--help", "doctor"}:
+        words = shlex.split(line.replace("...", "more").removesuffix(" …"))
+        if words[-1] == "--help":
             continue
-        options = _parser().parse_args(words)
-        profile = getattr(options, "profile", "demo")
-        resolve_parameters(profile, dict(getattr(options, "overrides", [])))
+        options = parser().parse_args(words)
+        if hasattr(options, "overrides"):
+            resolve_parameters(options.profile, dict(options.overrides))
+        if hasattr(options, "grid") and options.grid.parts[0] == "params":
+            read_sweep(REPOSITORY / options.grid)
 
 
-def test_the_readme_shows_commands():
-    assert len(commands_of(REPOSITORY / "README.md")) > 10
+def test_the_reference_names_every_command():
+    text = text_of(REPOSITORY / "docs" / "reference.md")
+    assert [command for command in COMMANDS if f"`{command}`" not in text] == []
+
+
+def test_nothing_is_called_by_its_old_name():
+    for path in FILES:
+        assert not re.search(r"-m nerveceg_lib|bias-table|--profile FILE|second.look", text_of(path)), path
 
 
 def test_the_tree_names_what_is_there():
-    tree = re.search(r"```\n(notebooks/.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)[1]
-    library, rows = REPOSITORY / "nerveceg_lib", [re.split(r"  +", row.rstrip()) for row in tree.splitlines()]
-    named = {word.strip("/") for row in rows if row[0] == "" for word in row[1].split()}
-    there = {path.stem for path in library.iterdir() if not path.name.startswith("__")}
-    assert named == there
-    assert all((REPOSITORY / row[0]).exists() for row in rows if row[0])
+    """A row without indentation names a folder or file, a row indented by two blanks some entries of that folder."""
+    trees = [re.search(r"```\n(notebooks/ .*?)```", path.read_text(), re.DOTALL) for path in (CONTRIBUTING, README)]
+    rows = next(tree[1] for tree in trees if tree).splitlines()
+    named: dict[str, set[str]] = {}
+    for row in rows:
+        indent, names = re.match(r"( *)(.*?)(?:  |$)", row).groups()
+        if not indent:
+            folder = names
+            named[folder] = set()
+        elif indent == "  ":
+            named[folder] |= {name.strip("/") for name in names.split()}
+    for folder, names in named.items():
+        path = REPOSITORY / folder
+        assert path.exists(), folder
+        entries = (
+            {entry.stem for entry in path.iterdir() if not entry.name.startswith("__")} if path.is_dir() else set()
+        )
+        assert names <= entries and (names == entries or not folder.startswith("nerveceg_")), folder
 
 
 def test_the_citation_names_this_version():

@@ -1,7 +1,7 @@
-"""What strangers' text and bytes can do: be understood, or be refused in one sentence. `make torture` tries more."""
+"""Random text and bytes are understood or refused with one message. `make torture` tries many more."""
 
-import io
 import os
+from io import BytesIO
 
 import numpy as np
 import pandas as pd
@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from nerveceg_lib import rle, runner, submission
-from nerveceg_lib.data import frames
-from nerveceg_lib.data.index import list_frames
-from nerveceg_lib.errors import InputError
+from nerveceg_lib import rle
+from nerveceg_lib.data.io import list_frames, read_frame, read_masks_csv
+from nerveceg_lib.runtime.errors import InputError
+from nerveceg_tools import run
 
 SHAPE = (6, 7)
 fuzz = settings(
@@ -48,7 +48,7 @@ def test_tables_are_understood_or_refused(tmp_path, content):
     path = tmp_path / "masks.csv"
     path.write_bytes(content)
     try:
-        table = submission.read_masks_csv(path)
+        table = read_masks_csv(path)
     except InputError as error:
         assert str(error).startswith(str(path))
         return
@@ -74,22 +74,22 @@ def test_file_names_are_understood_or_refused(tmp_path_factory, names):
 
 @fuzz
 @given(
-    st.sampled_from(["seed", "bias_rate", "pretrained", "run", "classifier_model", "no_such"]),
+    st.sampled_from(["seed", "bias.lr", "classifier.pretrained", "run", "classifier.model", "no_such"]),
     st.text(max_size=12)
     | st.sampled_from(["1", "1.0", "true", "null", "[1]", "{a: 1}", "!!python/name:os.system", "&a *a"]),
 )
 def test_parameters_are_understood_or_refused(name, text):
     try:
-        chosen, _ = runner.resolve_parameters("demo", {name: text})
+        values = run.resolve_parameters("demo", {name: text})
     except InputError as error:
         assert name in str(error)
         return
-    assert type(chosen[name]) is {"seed": int, "bias_rate": float, "pretrained": bool}.get(name, str)
+    assert type(values[name]) is {"seed": int, "bias.lr": float, "classifier.pretrained": bool}.get(name, str)
 
 
 @pytest.fixture(scope="module")
 def tiff():
-    stream = io.BytesIO()
+    stream = BytesIO()
     Image.fromarray(np.arange(420 * 580, dtype=np.uint32).astype(np.uint8).reshape(420, 580)).save(stream, "TIFF")
     return stream.getvalue()
 
@@ -98,13 +98,15 @@ def tiff():
 @given(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=6), st.integers(0, 300_000), st.data())
 def test_spoiled_images_are_read_or_refused(tiff, tmp_path, changes, length, data):
     content = bytearray(tiff[:length])
-    for place, value in changes:
-        place = place if data.draw(st.booleans()) else len(content) - 1 - place  # the directory may stand at the end
-        if 0 <= place < len(content):
-            content[place] = value
+    for position, value in changes:
+        position = (
+            position if data.draw(st.booleans()) else len(content) - 1 - position
+        )  # TIFF may have its directory at the end
+        if 0 <= position < len(content):
+            content[position] = value
     path = tmp_path / "1_1.tif"
     path.write_bytes(content)
     try:
-        assert frames.read_frame(path).shape == (420, 580)
+        assert read_frame(path).shape == (420, 580)
     except InputError as error:
         assert str(error).startswith(str(path))

@@ -1,41 +1,52 @@
-"""One run ended ten times over, by every signal and in five notebooks, comes to the same bytes as one left alone."""
+"""A run that is ended seven times, by every signal and in five notebooks, gives the same bytes as one left alone."""
 
-import random
 import signal
+from functools import partial
 
 import pandas as pd
 import pytest
 
-from nerveceg_lib.paths import STAGES
-from tests.interruption import RUN, SIGNALS, assert_nothing_runs, assert_same, complete, interrupt
+from nerveceg_lib.runtime.folders import NOTEBOOKS
+from nerveceg_tools.run import NOTEBOOK_FOLDER, flatten
+from tests.cells import run_cells
+from tests.interruption import ONLY, PARAMETERS, RUN, assert_same, complete, interrupt
 
 pytestmark = pytest.mark.slow
-MOMENTS = (  # notebook, and the seconds after its start within which it ends the run: shorter than it takes
-    *(("01", 7.0),) * 3,  # phantom and cache
-    *(("02", 8.0),) * 2,
-    *(("03", 9.0),) * 2,
-    *(("04", 7.0),) * 2,
-    ("06", 1.0),
+MOMENTS = (  # a file that exists, or words that are printed, from the moment on: no moment can be missed
+    ("*phantom-*/train/*.tif", signal.SIGKILL),
+    ("cache/*phantom-*/images.npy", signal.SIGTERM),
+    ("epoch 2/4", signal.SIGINT),
+    ("epoch 10/30", signal.SIGKILL),
+    ("epoch 20/30", signal.SIGTERM),
+    ("tiny/04_*/out_of_fold.csv", signal.SIGINT),
+    ("tiny/06_*", signal.SIGKILL),
 )
 
 
-def test_ten_interruptions_change_nothing(tmp_path):
-    draw, root, left_alone = random.Random(7), tmp_path / "ended", tmp_path / "left_alone"
-    codes = []
-    for number, (stage, most) in enumerate(MOMENTS):
-        kill = SIGNALS[number % len(SIGNALS)]
-        codes.append(interrupt(RUN, root, f"] {stage}_", draw.uniform(0, most), kill))
-    assert len(codes) == 10 and sum(code != 0 for code in codes) >= 8, "nearly all hit a run at work"
-    complete(RUN, root)
-    complete(RUN, left_alone)
-    assert_same(root, left_alone)
-    assert pd.read_csv(root / "tiny" / STAGES[5] / "submission.csv")["pixels"].notna().any()
+def has_come(moment, root, printed):
+    return moment in printed or ("*" in moment and any(root.glob(moment)))
+
+
+def test_seven_interruptions_change_nothing(tmp_path, monkeypatch):
+    ended, left_alone = tmp_path / "ended", tmp_path / "left_alone"
+    for moment, kill in MOMENTS:
+        code = interrupt(RUN, ended, partial(has_come, moment, ended), kill)
+        assert code == (-kill if kill == signal.SIGKILL else 130), moment
+    complete(RUN, ended)
+    monkeypatch.setenv("NERVECEG_RUNS", str(left_alone))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(NOTEBOOK_FOLDER)
+    for notebook in NOTEBOOKS:
+        if notebook[:2] in ONLY:
+            run_cells(notebook, **flatten(PARAMETERS))
+    assert_same(ended, left_alone)
+    assert pd.read_csv(ended / "tiny" / NOTEBOOKS[5] / "submission.csv")["pixels"].notna().any()
 
 
 def test_a_killed_phantom_leaves_no_data_set(tmp_path):
-    phantom = ["phantom", str(tmp_path / "set"), "--subjects", "2", "--frames-per-subject", "40", "--test-frames", "2"]
-    interrupt(phantom, tmp_path, "", 2.5, signal.SIGKILL)
-    assert not (tmp_path / "set").exists()
-    complete(phantom, tmp_path)
-    assert len(list(tmp_path.glob("set/train/*.tif"))) == 160 and not list(tmp_path.glob(".unfinished*"))
-    assert_nothing_runs(tmp_path)
+    options = ["--patients", "2", "--frames-per-patient", "60", "--test-frames", "2"]  # enough for two workers
+    command, out = ["phantom", str(tmp_path / "set"), *options], tmp_path / "set"
+    interrupt(command, tmp_path, partial(has_come, ".unfinished-set/train/*.tif", tmp_path), signal.SIGKILL)
+    assert not out.exists()
+    complete(command, tmp_path)
+    assert len(list(out.glob("train/*.tif"))) == 240 and not list(tmp_path.glob(".unfinished*"))

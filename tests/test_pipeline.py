@@ -1,135 +1,160 @@
-"""The six notebooks as a user runs them, at a tiny size: to the end, again, and on given masks."""
+"""The notebooks as a user runs them, at a tiny size: to the end, one of them alone, on given masks, on an old run."""
 
-import json
 import os
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from nerveceg_lib import rle
-from nerveceg_lib.data import layout
-from nerveceg_lib.data.phantom_set import write_phantom
-from nerveceg_lib.paths import STAGES
-from nerveceg_lib.runner import NOTEBOOKS
-from nerveceg_lib.submission import validate_submission
-from tests.cells import TINY, run_cells
+from nerveceg_lib.data import io
+from nerveceg_lib.inference.submission import validate_submission
+from nerveceg_lib.runtime.errors import InputError
+from nerveceg_lib.runtime.folders import NOTEBOOKS
+from nerveceg_lib.runtime.io import read_json, write_json
+from nerveceg_tools.cli import main
+from nerveceg_tools.phantom import write_phantom
+from nerveceg_tools.run import NOTEBOOK_FOLDER
+from tests.cells import PROFILE, run_cells
 from tests.conftest import REPOSITORY, SHARED
 
 pytestmark = pytest.mark.slow
+REAL_MASKS = SHARED / "data" / "kaggle-facts" / "real_masks_rle.csv"
+RUN = ("run", "--profile", PROFILE)
 
 
-def command(*arguments):
-    return [sys.executable, "-m", "nerveceg_lib", "run", "--profile", "tests/tiny.yaml", *arguments]
+def nerveceg(root, *arguments):
+    """Run a command of the kit in this process; return its exit code and all that it printed."""
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as text, redirect_stderr(text):
+        for name, value in {"NERVECEG_RUNS": str(root), "MPLBACKEND": "Agg", "PYTHONWARNINGS": "ignore"}.items():
+            patch.setenv(name, value)
+        patch.chdir(REPOSITORY)
+        patch.setattr(sys, "path", sys.path[:])
+        return main(list(arguments)), text.getvalue()
 
 
-def run(root, *arguments, check=True):
-    environment = os.environ | {"NERVECEG_RUNS": str(root)}
-    done = subprocess.run(command(*arguments), cwd=REPOSITORY, env=environment, capture_output=True, text=True)
-    assert not check or done.returncode == 0, done.stdout + done.stderr
-    return done
+def left_in_the_repository():
+    files = [path for name in ("runs", "notebooks") for path in (REPOSITORY / name).rglob("*") if path.is_file()]
+    return {path: path.stat().st_mtime_ns for path in files if "notebooks" not in path.parts or path.suffix != ".ipynb"}
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    root = tmp_path_factory.mktemp("pipeline")
-    return root, run(root)
+    """Artefact root of a run of all six notebooks, and what the command printed."""
+    root, before = tmp_path_factory.mktemp("pipeline"), left_in_the_repository()
+    code, printed = nerveceg(root, *RUN, "-p", "segmenter.epochs", "2")
+    assert code == 0, printed
+    assert left_in_the_repository() == before
+    return root, printed
+
+
+@pytest.fixture
+def runs(finished, tmp_path, monkeypatch):
+    """A copy of the finished run's artefact root that a test may change file by file."""
+    monkeypatch.setenv("NERVECEG_RUNS", str(tmp_path / "runs"))
+    monkeypatch.chdir(NOTEBOOK_FOLDER)
+    return shutil.copytree(finished[0], tmp_path / "runs", copy_function=os.link)
 
 
 def test_all_six_notebooks_end_in_a_valid_submission(finished):
-    root, done = finished
-    folder = root / "tiny"
-    assert [(folder / f"{stage}.ipynb").exists() for stage in STAGES] == [True] * 6
-    data = next(root.glob("phantom-*"))
-    table = validate_submission(folder / STAGES[5] / "submission.csv", data / "sample_submission.csv")
-    assert len(table) == 10
-    metrics = json.loads((folder / "metrics.json").read_text())
-    assert set(metrics) == set(STAGES)
-    assert 0 <= metrics[STAGES[3]]["score"] <= 1
-    assert "[6/6] 06_submission_rle: done" in done.stdout and "submission.csv" in done.stdout
-    assert not list(folder.rglob("*.ckpt")), "progress checkpoints are cleared once the network is saved"
+    root, printed = finished
+    folder, data = root / "tiny", next(root.glob("phantom-*"))
+    table = validate_submission(folder / NOTEBOOKS[5] / "submission.csv", data / "sample_submission.csv")
+    assert len(table) == 10 and all((folder / f"{notebook}.ipynb").exists() for notebook in NOTEBOOKS)
+    metrics = read_json(folder / "metrics.json")
+    assert set(metrics) == set(NOTEBOOKS) and 0 <= metrics[NOTEBOOKS[3]]["score"] <= 1
+    assert "[6/6] 06_submission_rle: done" in printed and "submission.csv" in printed
+    assert len(pd.read_csv(folder / NOTEBOOKS[2] / "curves.csv")) == 2
+    assert not list(folder.rglob("*.ckpt")), "the progress of a training is removed once its network is saved"
+    code, printed = nerveceg(root, *RUN, "-p", "segmenter.epochs", "2", "--resume")
+    assert code == 0 and printed.count("done before, skipped") == 6
 
 
-def test_resume_of_a_finished_run_does_nothing_again(finished):
-    root, _ = finished
-    done = run(root, "--resume")
-    assert done.stdout.count("done before, skipped") == 6
+def test_a_notebook_is_the_same_training_by_papermill_by_fit_and_in_two_processes(runs, tmp_path):
+    (runs / "tiny").rename(runs / "demo")  # the run that a notebook's defaults name
+    few = ["-p", "segmenter.epochs", "2", "-p", "segmenter.loss", "dice"]
+    papermill = "papermill notebooks/03_segmenter_training.ipynb out.ipynb -p epochs 2 -p loss dice"
+    torchrun = "torch.distributed.run --nproc-per-node 2 -m nerveceg_tools fit segmenter"
+    two = [*torchrun.split(), *few, "-p", "devices", "2", "-p", "segmenter.batch_size", "2"]
+
+    def by_module(words):
+        done = subprocess.run([sys.executable, "-m", *words], cwd=REPOSITORY, capture_output=True, text=True)
+        return done.returncode, done.stdout + done.stderr
+
+    curves = []
+    for train in (
+        lambda: by_module(papermill.replace("out.ipynb", str(tmp_path / "out.ipynb")).split()),
+        lambda: nerveceg(runs, "fit", "segmenter", *few),
+        lambda: by_module(two),
+    ):
+        (runs / "demo" / NOTEBOOKS[2] / "segmenter.pt").unlink()
+        code, printed = train()
+        assert code == 0 and printed.count("epoch 2/2") <= 1 and "unknown parameter" not in printed, printed
+        assert (runs / "demo" / NOTEBOOKS[2] / "segmenter.pt").exists()
+        curves.append(pd.read_csv(runs / "demo" / NOTEBOOKS[2] / "curves.csv"))
+    pd.testing.assert_frame_equal(curves[0], curves[1])
+    # the batches are the same, but each process's batch norm sees only its half of them
+    np.testing.assert_allclose(curves[2]["loss"], curves[0]["loss"], rtol=0.1)
 
 
-def test_fit_trains_what_the_notebook_trains_and_torchrun_spreads_it(finished, tmp_path):
-    """Notebook 3's batches of 4: by one process exactly, and by two with batches of 2, whose batch norms differ."""
-    root = shutil.copytree(finished[0], tmp_path / "runs")
-    folder = root / "tiny" / STAGES[2]
-    notebook = pd.read_csv(folder / "curves.csv")
-    fit = ["nerveceg_lib", "fit", "segmenter", "--profile", "tests/tiny.yaml"]
-    two = [
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        *fit,
-        "-p",
-        "devices",
-        "2",
-        "-p",
-        "segmenter_batch",
-        "2",
-    ]
-    for command, tolerance in ((fit, 1e-6), (two, 0.1)):
-        (folder / "segmenter.pt").unlink()
-        done = subprocess.run(
-            [sys.executable, "-m", *command], cwd=REPOSITORY, env=os.environ | {"NERVECEG_RUNS": str(root)},
-            capture_output=True, text=True,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert done.stdout.count("epoch 4/4") == 1
-        curves = pd.read_csv(folder / "curves.csv")
-        np.testing.assert_allclose(curves["loss"], notebook["loss"], rtol=tolerance)
-        assert (folder / "segmenter.pt").exists() and not list(folder.glob("*.ckpt"))
-
-
-def test_given_masks_go_through_01_and_06(tmp_path):
-    """Own masks, no network: a folder in competition layout whose masks are submitted as they are."""
-    data = tmp_path / "data set"
-    write_phantom(data, subjects=6, frames_per_subject=6, test_frames=6, workers=1, progress=False)
-    arguments = ["-p", "data_dir", str(data), "-p", "masks_csv", str(data / "solution.csv"), "--only", "01,06"]
-    run(tmp_path / "runs", *arguments)
-    submission = (tmp_path / "runs" / "tiny" / STAGES[5] / "submission.csv").read_text()
+def test_given_masks_are_submitted_as_they_are(phantom, root, tmp_path, monkeypatch):
+    monkeypatch.chdir(NOTEBOOK_FOLDER)
+    data = shutil.copytree(phantom, tmp_path / "data set", copy_function=os.link)
+    run_cells(NOTEBOOKS[0], data_dir=str(data))
+    run_cells(NOTEBOOKS[5], **{"submission.masks_csv": str(data / "solution.csv")})
+    submission = (root / "tiny" / NOTEBOOKS[5] / "submission.csv").read_text()
     assert submission == (data / "solution.csv").read_text()
 
 
-def test_the_real_masks_go_through_01_and_06(tmp_path, monkeypatch, capsys):
-    """All 3,716 real strings against our encoder, in a folder of phantom frames under the real masks."""
-    table = SHARED / "data" / "kaggle-facts" / "real_masks_rle.csv"
-    if not table.exists():
-        pytest.skip(f"needs {table.name} of the shared data")
-    masks = pd.read_csv(table, keep_default_na=False)
+@pytest.mark.skipif(not REAL_MASKS.exists(), reason="needs NERVECEG_SHARED/data/kaggle-facts/real_masks_rle.csv")
+def test_real_masks_come_back_from_their_files(root, tmp_path, monkeypatch, capsys):
+    """Every eighth mask of all 47 patients as a TIFF, through notebook 1, against its string in notebook 6."""
+    masks = pd.read_csv(REAL_MASKS, keep_default_na=False)[::8]
     data = tmp_path / "data"
-    write_phantom(data, subjects=1, frames_per_subject=2, test_frames=20, workers=1, progress=False)
+    write_phantom(data, patients=1, frames_per_patient=2, test_frames=4)
     frame = (data / "train" / "1_1.tif").rename(tmp_path / "frame.tif")
-    shutil.rmtree(data / "train")
-    (data / "train").mkdir()
+    for path in (data / "train").iterdir():
+        path.unlink()
     for subject, image, pixels in masks.itertuples(index=False):
-        os.link(frame, layout.image_path(data, subject, image))
-        layout.write_mask(layout.mask_path(data, subject, image), rle.decode(pixels))
-    shutil.copy(table, data / "train_masks.csv")  # with its CRLF line ends
-    layout.write_test_tables(data, list(enumerate(masks["pixels"][:20], start=1)))
-    monkeypatch.setenv("NERVECEG_RUNS", str(tmp_path / "runs"))
-    monkeypatch.chdir(NOTEBOOKS)
-    run_cells(STAGES[0], data_dir=str(data))
-    run_cells(STAGES[5], masks_csv=str(data / "solution.csv"))
-    assert "masks: 3716  equal to train_masks.csv: 3716" in capsys.readouterr().out
-    submission = (tmp_path / "runs" / TINY["run"] / STAGES[5] / "submission.csv").read_text()
-    assert submission == (data / "solution.csv").read_text()
+        os.link(frame, io.image_path(data, subject, image))
+        io.write_mask(io.mask_path(data, subject, image), rle.decode(pixels))
+    masks.to_csv(data / "train_masks.csv", index=False, lineterminator="\r\n")
+    monkeypatch.chdir(NOTEBOOK_FOLDER)
+    run_cells(NOTEBOOKS[0], data_dir=str(data))
+    run_cells(NOTEBOOKS[5], **{"submission.masks_csv": str(data / "solution.csv")})
+    assert f"masks: {len(masks)}  equal to train_masks.csv: {len(masks)}" in capsys.readouterr().out
 
 
-def test_broken_frame_is_named_and_nothing_after_it_runs(tmp_path):
-    data = tmp_path / "data"
-    write_phantom(data, subjects=6, frames_per_subject=6, test_frames=0, workers=1, progress=False)
-    (data / "train" / "2_3.tif").write_bytes(b"II*\0broken")
-    done = run(tmp_path / "runs", "-p", "data_dir", str(data), check=False)
-    assert done.returncode == 2
-    assert "2_3.tif" in done.stderr and "[2/6]" not in done.stdout
+def test_a_run_of_an_older_release_is_answered_by_what_to_run_again(runs, tmp_path):
+    folder, test_frames = runs / "tiny", next(runs.glob("phantom-*")) / "test"
+    for path in (*folder.glob("0[23]*/*.json"), *runs.glob("cache/*/manifest.json")):
+        write_json(path, read_json(path) | {"format": 1})
+    for path in folder.glob("*/done.json"):
+        write_json(path, {"fingerprint": "c314278c23b70bc5", "parameters": {"run": "tiny"}, "seconds": 26.5})
+    for path in folder.glob("*/*.csv"):
+        old = path.read_text().replace("has_nerve", "presence", 1).replace("keep", "drawn", 1)
+        path.unlink()
+        path.write_text(old)
+    dataset = read_json(folder / NOTEBOOKS[0] / "dataset.json")
+    old_dataset = {"name": "phantom, easy", "cache": dataset["cache"], "data_dir": dataset["data_dir"]}
+    write_json(folder / NOTEBOOKS[0] / "dataset.json", old_dataset)
+    predict = ("predict", str(test_frames), str(tmp_path / "out"), "--run", "tiny")
+    for command, message in {
+        ("report", "tiny"): "run 01_data_preparation again",
+        predict: "expected a checkpoint of format 2, found format 1",
+        ("fit", "segmenter", "--profile", PROFILE): "run 01_data_preparation again",
+        (*RUN, "--resume", "--only", "06"): "run 01_data_preparation again",
+    }.items():
+        code, printed = nerveceg(runs, *command)
+        assert code == 2 and message in printed and "Traceback" not in printed, printed
+    run_cells(NOTEBOOKS[0])
+    assert "run 04_two_stage_inference again" in nerveceg(runs, "report", "tiny")[1]
+    messages = {NOTEBOOKS[3]: "train the network again", NOTEBOOKS[5]: "run 04_two_stage_inference again"}
+    for notebook, again in messages.items():
+        with pytest.raises(InputError, match=again):
+            run_cells(notebook)

@@ -1,4 +1,4 @@
-"""Folders of frames through a trained run: in shards, by Dask workers, resumed, and never mixed with others."""
+"""Folders of frames through a trained run: in shards, on Dask workers, resumed, and never mixed with others."""
 
 import os
 import shutil
@@ -10,25 +10,26 @@ import pytest
 import torch
 
 from nerveceg_lib import rle
-from nerveceg_lib.__main__ import main
-from nerveceg_lib.checkpoints import save_checkpoint
-from nerveceg_lib.files import write_json
 from nerveceg_lib.models import build_model
-from nerveceg_lib.paths import STAGES, stage_dir
+from nerveceg_lib.runtime.folders import NOTEBOOKS, notebook_folder
+from nerveceg_lib.runtime.io import write_json
+from nerveceg_lib.training.checkpoints import save_checkpoint
+from nerveceg_tools.cli import main
 
 
 @pytest.fixture
 def folder(root, phantom, tmp_path):
     """Six test frames, beside a run `toy` whose networks draw something on some of them."""
     torch.manual_seed(0)
-    classifier, segmenter = build_model("resnet18"), build_model("unet", base_channels=2, depth=3)
-    torch.nn.init.normal_(classifier.head[-1].weight, std=20.0)
-    save_checkpoint(stage_dir("toy", STAGES[1]) / "classifier.pt", classifier, "resnet18", {}, size=[32, 48])
-    config = {"base_channels": 2, "depth": 3}
-    save_checkpoint(
-        stage_dir("toy", STAGES[2]) / "segmenter.pt", segmenter, "unet", config, size=[48, 64], one_trunk=False
-    )
-    write_json(stage_dir("toy", STAGES[3]) / "gate.json", {"threshold": 0.0, "min_area": 1})
+    classifier, segmenter = build_model("resnet18"), build_model("unet", base_channels=2)
+    torch.nn.init.normal_(classifier.head[-1].weight, std=2.0)
+    torch.nn.init.constant_([*segmenter.parameters()][-1], 0.2)  # the bias of the logits
+    metadata = {"model": "resnet18", "options": {}, "size": [32, 48], "fold": 0, "task": "presence"}
+    save_checkpoint(notebook_folder("toy", NOTEBOOKS[1]) / "classifier.pt", classifier, metadata)
+    metadata = {"model": "unet", "options": {"base_channels": 2}, "size": [48, 64], "fold": 0, "task": "segmentation"}
+    metadata["presence_head"] = False
+    save_checkpoint(notebook_folder("toy", NOTEBOOKS[2]) / "segmenter.pt", segmenter, metadata)
+    write_json(notebook_folder("toy", NOTEBOOKS[3]) / "gate.json", {"threshold": 0.0, "min_area": 1})
     return shutil.copytree(phantom / "test", tmp_path / "frames")
 
 
@@ -36,7 +37,7 @@ def predict(folder, out, *options):
     return main(["predict", str(folder), str(out), "--run", "toy", "--precision", "fp32", *options])
 
 
-def test_every_frame_has_a_row_and_every_drawn_one_a_mask(folder, tmp_path):
+def test_every_frame_has_a_row_and_a_mask_if_the_gate_keeps_it(folder, tmp_path):
     out = tmp_path / "out"
     assert predict(folder, out) == 0
     table = pd.read_csv(out / "predictions.csv", keep_default_na=False)
@@ -54,7 +55,7 @@ def test_a_score_optimal_gate_decides_too(folder, tmp_path):
     for intercept, expected in ((1.0, 6), (-1.0, 0)):
         gate = {"evidence": "classifier", "weights": [0.0], "intercept": intercept}
         gate |= {"dice_slope": 0.0, "dice_intercept": 1.0, "threshold": -1.0}
-        write_json(stage_dir("toy", STAGES[3]) / "gate.json", gate)
+        write_json(notebook_folder("toy", NOTEBOOKS[3]) / "gate.json", gate)
         out = tmp_path / str(intercept)
         assert predict(folder, out) == 0
         table = pd.read_csv(out / "predictions.csv", keep_default_na=False)
@@ -63,7 +64,7 @@ def test_a_score_optimal_gate_decides_too(folder, tmp_path):
 
 
 def test_workers_make_the_same_file_and_finished_shards_stay(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("nerveceg_lib.predict.SHARD", 2)
+    monkeypatch.setattr("nerveceg_tools.predict.SHARD", 2)
     assert predict(folder, tmp_path / "one") == 0
     assert predict(folder, tmp_path / "two", "--workers", "2") == 0
     merged = (tmp_path / "one" / "predictions.csv").read_bytes()
@@ -89,10 +90,10 @@ def test_bad_input_is_named(folder, tmp_path, capsys):
     first = sorted(folder.iterdir())[0]
     os.link(first, folder / "zzz.tif")
     assert predict(folder, out) == 2
-    assert "holds predictions with other frames, names; choose an empty folder" in capsys.readouterr().err
+    assert "holds predictions with other frames; choose an empty folder" in capsys.readouterr().err
     (folder / "zzz.png").write_bytes(b"")
     assert predict(folder, tmp_path / "new") == 2
-    assert "one file a frame, found zzz with several endings" in capsys.readouterr().err
+    assert "one file per frame, found zzz with several endings" in capsys.readouterr().err
     (folder / "zzz.png").unlink()
     (folder / "zzz.tif").unlink()
     (folder / "zzz.tif").write_bytes(b"II*\0")

@@ -1,58 +1,66 @@
-"""A run as a static site, as a reader meets it: in a browser, from the file system, offline, on a desk and a phone."""
+"""A run as a static site as a reader meets it: in a browser, offline, from the file system, on a desk and a phone."""
 
 import re
+import shutil
 
-import nbformat
+import cv2
 import numpy as np
+import pandas as pd
 import pytest
 from playwright.sync_api import expect
 
-from nerveceg_lib import report, rle
-from nerveceg_lib.__main__ import main
-from nerveceg_lib.data import cache, index, source
-from nerveceg_lib.errors import InputError
-from nerveceg_lib.files import write_csv, write_json
-from nerveceg_lib.paths import STAGES, run_dir, stage_dir
-from nerveceg_lib.runner import NOTEBOOKS
+from nerveceg_lib import rle
+from nerveceg_lib.data import cache, prepared, splits
+from nerveceg_lib.plots import PREDICTION, TRUTH
+from nerveceg_lib.runtime.errors import InputError
+from nerveceg_lib.runtime.folders import NOTEBOOKS, notebook_folder, run_folder
+from nerveceg_lib.runtime.io import write_csv, write_json
+from nerveceg_tools import report
+from nerveceg_tools.cli import main
+from nerveceg_tools.run import NOTEBOOK_FOLDER
 from tests.browser import opened
 
 SHIFT = 40  # px by which the predicted masks are off
 
 
+def prepare(phantom):
+    """What notebook 1 leaves: its executed notebook, the split and the description of the data."""
+    frames = cache.open_cache(phantom, prepared.cache_dir(phantom))
+    table = splits.split_patients(frames.index, 0.34, 2, seed=0)
+    write_csv(notebook_folder("toy", NOTEBOOKS[0]) / "frames.csv", table)
+    dataset = {"data_dir": str(phantom), "cache": str(frames.folder), "dataset": "phantom", "difficulty": "easy"}
+    write_json(notebook_folder("toy", NOTEBOOKS[0]) / "dataset.json", dataset)
+    shutil.copy(NOTEBOOK_FOLDER / f"{NOTEBOOKS[0]}.ipynb", run_folder("toy"))
+    return frames, table
+
+
 @pytest.fixture
 def site(root, phantom):
     """The report of a run whose notebooks are the stored ones, and whose held-out predictions are of all four kinds."""
-    frames = cache.open_cache(phantom, source.cache_dir(phantom), progress=False)
-    table = index.split_patients(frames.index, 0.34, 2, seed=0)
-    write_csv(stage_dir("toy", STAGES[0]) / "frames.csv", table)
-    facts = {"data_dir": str(phantom), "cache": str(frames.folder), "name": "phantom, easy"}
-    write_json(stage_dir("toy", STAGES[0]) / "dataset.json", facts)
-    for stage in STAGES:
-        notebook = nbformat.read(NOTEBOOKS / f"{stage}.ipynb", 4)
-        nbformat.write(notebook, run_dir("toy") / f"{stage}.ipynb")
-    heldout = table[table["split"] == "heldout"][["row", "subject", "image", "presence"]].reset_index(drop=True)
-    heldout["drawn"] = heldout.index % 3 > 0
-    masks = [
-        np.roll(frames.masks[row] if p else frames.masks[0] | 1, SHIFT, 1)
-        for row, p in heldout[["row", "presence"]].values
-    ]
+    frames, table = prepare(phantom)
+    for notebook in NOTEBOOKS:
+        shutil.copy(NOTEBOOK_FOLDER / f"{notebook}.ipynb", run_folder("toy"))
+    heldout = table[table["split"] == "heldout"][["row", "subject", "image", "has_nerve"]].reset_index(drop=True)
+    heldout["keep"] = heldout.index % 3 > 0
+    rows = heldout[["row", "has_nerve"]].to_numpy()
+    masks = [np.roll(frames.masks[row] if nerve else frames.masks[0] | 1, SHIFT, 1) for row, nerve in rows]
     heldout["pixels"] = [rle.encode(mask) for mask in masks]
     heldout["probability"] = np.linspace(0.01, 0.99, len(heldout))
-    heldout["mask_dice"] = np.where(heldout["presence"] == 1, 0.5, 0.0)
-    heldout["score"] = np.where(heldout["drawn"], heldout["mask_dice"], 1.0 - heldout["presence"])
-    write_csv(stage_dir("toy", STAGES[3]) / "heldout.csv", heldout)
+    heldout["mask_dice"] = np.where(heldout["has_nerve"] == 1, 0.5, 0.0)
+    heldout["score"] = np.where(heldout["keep"], heldout["mask_dice"], 1.0 - heldout["has_nerve"])
+    write_csv(notebook_folder("toy", NOTEBOOKS[3]) / "heldout.csv", heldout)
     assert main(["report", "toy"]) == 0
-    return run_dir("toy") / "report", heldout
+    return run_folder("toy") / "report", heldout
 
 
 def column(page, name):
-    place = page.locator("table.dataTable thead tr").first.locator("th").all_inner_texts().index(name)
-    return page.locator("table.dataTable tbody tr").locator(f"td:nth-child({place + 1})").all_inner_texts()
+    position = page.locator("table.dataTable thead tr").first.locator("th").all_inner_texts().index(name)
+    return page.locator("table.dataTable tbody tr").locator(f"td:nth-child({position + 1})").all_inner_texts()
 
 
 def test_the_table_of_frames_sorts_and_filters(site):
     folder, heldout = site
-    outcomes = [report.OUTCOMES[p, int(d)] for p, d in heldout[["presence", "drawn"]].values]
+    outcomes = [report.OUTCOMES[nerve, int(keep)] for nerve, keep in heldout[["has_nerve", "keep"]].values]
     with opened(folder / "index.html") as page:
         page.locator("table.dataTable tbody tr").first.wait_for()
         assert f"of {len(heldout)} entries" in page.locator(".dt-info").first.inner_text()
@@ -71,7 +79,7 @@ def test_the_table_of_frames_sorts_and_filters(site):
 def test_every_picture_shows_and_nothing_is_wider_than_a_phone(site):
     folder, _ = site
     pages = sorted(folder.glob("*.html"))
-    assert [page.stem for page in pages] == [*STAGES, "index"]
+    assert [page.stem for page in pages] == [*NOTEBOOKS, "index"]
     for path in pages:
         with opened(path, width=390) as page:
             page.evaluate("document.querySelectorAll('img').forEach(image => image.loading = 'eager')")
@@ -87,22 +95,25 @@ def test_every_picture_shows_and_nothing_is_wider_than_a_phone(site):
 
 def test_links_lead_to_pages_and_formulas_are_drawn(site):
     folder, _ = site
-    with opened(folder / f"{STAGES[3]}.html") as page:
+    with opened(folder / f"{NOTEBOOKS[3]}.html") as page:
         assert page.locator("math").count() >= 3
         assert "$" not in page.locator(".text_cell_render", has=page.locator("math")).first.inner_text()
         page.locator("main a", has_text="5 ·").click()
-        assert page.url.endswith(f"{STAGES[4]}.html") and page.locator("h1").first.inner_text().startswith("5 ·")
+        assert page.url.endswith(f"{NOTEBOOKS[4]}.html") and page.locator("h1").first.inner_text().startswith("5 ·")
         page.locator("nav a", has_text="Overview").click()
-        assert page.locator("h2", has_text="Every held-out frame").count() == 1
+        assert page.locator("h2", has_text="All held-out frames").count() == 1
 
 
 def test_outlines_lie_where_the_masks_are():
-    mask = np.zeros((420, 580), np.uint8)
-    mask[100:201, 50:151] = 1
-    assert report._outline(mask, "truth") == (
-        '<svg viewBox="0 0 580 420" class="truth"><path d="M50 100L50 200L150 200L150 100Z"/></svg>'
-    )
-    assert report._outline(0 * mask, "truth") == ""
+    truth, prediction = np.zeros((2, 420, 580), np.uint8)
+    truth[100:201, 50:151] = prediction[200:301, 50:151] = 1
+    strip = report._strip(np.full((420, 580), 90, np.uint8), truth, prediction)
+    picture = cv2.cvtColor(cv2.imdecode(np.frombuffer(strip, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    assert picture.shape == (210, 870, 3)
+    for column, row, colour in ((340, 50, TRUTH), (630, 100, PREDICTION)):
+        assert np.abs(picture[row, column] - np.array(list(bytes.fromhex(colour[1:])))).max() < 40, "on the upper edge"
+    for column, row in ((50, 50), (340, 75), (630, 125)):
+        assert np.abs(picture[row, column] - 90.0).max() < 10, "first panel, and inside the outlines"
 
 
 def test_a_run_without_notebooks_is_named(root):
@@ -111,10 +122,14 @@ def test_a_run_without_notebooks_is_named(root):
 
 
 def test_a_run_of_notebook_1_alone_has_a_report(root, phantom):
-    frames = cache.open_cache(phantom, source.cache_dir(phantom), progress=False)
-    facts = {"data_dir": str(phantom), "cache": str(frames.folder), "name": "phantom, easy"}
-    write_json(stage_dir("toy", STAGES[0]) / "dataset.json", facts)
-    nbformat.write(nbformat.read(NOTEBOOKS / f"{STAGES[0]}.ipynb", 4), run_dir("toy") / f"{STAGES[0]}.ipynb")
+    prepare(phantom)
     text = report.write_report("toy").read_text()
-    assert "phantom, easy" in text and "Score" not in text
+    assert "Data: phantom, easy" in text and "Score" not in text
     assert "01_data_preparation.html" in text
+
+
+def test_results_of_an_older_version_are_named(root, phantom):
+    prepare(phantom)
+    write_csv(notebook_folder("toy", NOTEBOOKS[3]) / "heldout.csv", pd.DataFrame({"presence": [1], "drawn": [True]}))
+    with pytest.raises(InputError, match="heldout.csv: written by an older version; run 04_two_stage_inference again"):
+        report.write_report("toy")

@@ -9,28 +9,25 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from nerveceg_lib import rle
-from nerveceg_lib.errors import InputError
+from nerveceg_lib.runtime.errors import InputError
 from tests.conftest import SHARED
 
 REAL_MASKS = SHARED / "data" / "kaggle-facts" / "real_masks_rle.csv"
 
 # rows of a 3x4 mask; its pixels are numbered 1 4 7 10 / 2 5 8 11 / 3 6 9 12
 BY_HAND = {
-    "empty": (["....", "....", "...."], ""),
-    "full": (["####", "####", "####"], "1 12"),
-    "first pixel": (["#...", "....", "...."], "1 1"),
-    "last pixel": (["....", "....", "...#"], "12 1"),
-    "a row is four runs": (["....", "####", "...."], "2 1 5 1 8 1 11 1"),
-    "a column is one run": ([".#..", ".#..", ".#.."], "4 3"),
-    "numbered down, not across": ([".#..", "#...", "...."], "2 1 4 1"),
-    "a column's foot joins the next one's head": ([".#..", ".#..", "#..."], "3 3"),
-    "two columns, a gap between": (["#.#.", "#.#.", "#..."], "1 3 7 2"),
-    "empty columns before and behind": (["....", "..#.", "..#."], "8 2"),
+    "empty": (".... .... ....", ""),
+    "first pixel": ("#... .... ....", "1 1"),
+    "last pixel": (".... .... ...#", "12 1"),
+    "a row is four runs": (".... #### ....", "2 1 5 1 8 1 11 1"),
+    "a column is one run": (".#.. .#.. .#..", "4 3"),
+    "the end of a column joins the next one's start": (".#.. .#.. #...", "3 3"),
+    "two columns with a gap between them": ("#.#. #.#. #...", "1 3 7 2"),
 }
 
 
-def drawn(rows: list[str]) -> np.ndarray:
-    return np.array([[pixel == "#" for pixel in row] for row in rows], dtype=np.uint8)
+def drawn(text: str) -> np.ndarray:
+    return np.array([[pixel == "#" for pixel in row] for row in text.split()], dtype=np.uint8)
 
 
 @pytest.mark.parametrize(("rows", "text"), BY_HAND.values(), ids=BY_HAND.keys())
@@ -41,26 +38,19 @@ def test_by_hand(rows, text):
     np.testing.assert_array_equal(decoded, drawn(rows))
 
 
-def test_any_dtype_and_order_of_memory():
-    mask = drawn([".#..", "##..", "...#"])
+def test_any_dtype_and_memory_order():
+    mask = drawn(".#.. ##.. ...#")
     for same in (mask * 255, mask.astype(bool), mask * -0.5, np.asfortranarray(mask), mask.tolist()):
         assert rle.encode(same) == rle.encode(mask) == "2 1 4 2 12 1"
 
 
-def test_default_shape_is_the_competition_frame():
+def test_shapes():
     assert rle.decode("").shape == rle.FRAME_SHAPE == (420, 580)
     assert rle.decode("421 1")[0, 1] == 1
-
-
-@pytest.mark.parametrize("shape", [(6,), (1, 2, 3), ()])
-def test_encode_rejects_what_is_no_mask(shape):
-    with pytest.raises(InputError, match=r"\(H, W\)"):
-        rle.encode(np.zeros(shape))
-
-
-@pytest.mark.parametrize("shape", [(0, 4), (3, 0)])
-def test_mask_without_pixels(shape):
-    assert rle.encode(np.zeros(shape)) == ""
+    assert rle.encode(np.zeros((0, 4))) == rle.encode(np.zeros((3, 0))) == ""
+    for shape in ((6,), (1, 2, 3), ()):
+        with pytest.raises(InputError, match=r"\(H, W\)"):
+            rle.encode(np.zeros(shape))
 
 
 @given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.integers(0, 1)))
@@ -79,60 +69,31 @@ def test_encode_inverts_decode(gaps_and_lengths, rest):
     assert rle.encode(rle.decode(text, shape=(max(end, 0) + rest, 1))) == text
 
 
-def test_touching_runs_are_accepted_and_merged():
-    assert rle.encode(rle.decode("1 2 3 2", shape=(3, 4))) == "1 4"
-
-
 MALFORMED = {
     "odd count": ("1 2 3", "3 numbers, expected an even count"),
-    "a single number": ("7", "1 numbers, expected an even count"),
     "start zero": ("0 2", "number 1: start is 0"),
-    "start below zero": ("-3 2", "number 1: start is -3"),
     "length zero": ("1 1 4 0", "number 4: length is 0"),
-    "length below zero": ("4 -2", "number 2: length is -2"),
     "overlap": ("1 3 3 2", "number 3: run starts at 3, inside or before the run that ends at 3"),
-    "the same run twice": ("5 2 5 2", "number 3: run starts at 5"),
-    "unsorted": ("6 2 1 2", "number 3: run starts at 1"),
-    "starts behind the frame": ("13 1", "number 1: run 13 1 ends at 13, outside the 12-pixel frame"),
-    "leaves the frame": ("1 2 11 3", "number 3: run 11 3 ends at 13, outside"),
-    "a word": ("1 two", "number 2: expected a whole number, found 'two'"),
-    "a float": ("1.0 2", "number 1: expected a whole number, found '1.0'"),
-    "an exponent": ("1e1 2", "number 1: expected a whole number"),
-    "a plus sign": ("+1 2", "number 1: expected a whole number"),
-    "underscores": ("1_0 2", "number 1: expected a whole number"),
-    "commas": ("1,2", "number 1: expected a whole number"),
+    "leaves the frame": ("1 2 11 3", "number 3: run 11 3 ends at 13, outside the 12-pixel frame"),
+    "a float": ("1 2.0", "number 2: expected a whole number, found '2.0'"),
     "digits of another script": ("٣ 2", "number 1: expected a whole number"),
     "nan as text": ("nan", "number 1: expected a whole number, found 'nan'"),
-    "19 digits": ("1 1 9999999999999999999 1", "number 3: expected a whole number"),
     "18 digits": ("999999999999999999 1", "number 1: run 999999999999999999 1 ends at"),
     "an enormous number": ("9" * 10_000 + " 1", "number 1: expected a whole number, found '9{40}'$"),
-    "None": (None, "expected a string .* found None"),
     "NaN": (float("nan"), "expected a string .* found nan"),
-    "a number": (5, "expected a string .* found 5"),
     "bytes": (b"1 2", "expected a string .* found b'1 2'"),
 }
 
 
 @pytest.mark.parametrize(("text", "message"), MALFORMED.values(), ids=MALFORMED.keys())
-def test_malformed_input_is_rejected_with_its_place(text, message):
+def test_malformed_input_is_rejected_with_its_position(text, message):
     with pytest.raises(InputError, match=f"^train_masks.csv, row 7: {message}"):
         rle.decode(text, shape=(3, 4), where="train_masks.csv, row 7")
 
 
-@pytest.mark.parametrize("text", ["   ", " 1  2 ", "1\t2", "1 2\r\n", "01 002"])
-def test_blanks_and_leading_zeros_do_no_harm(text):
+@pytest.mark.parametrize("text", ["   ", " 1  2 ", "1\t2", "1 2\r\n", "01 002", "1 1 2 1"])
+def test_blanks_leading_zeros_and_touching_runs_are_accepted(text):
     assert rle.encode(rle.decode(text, shape=(3, 4))) in ("", "1 2")
-
-
-@given(st.text(alphabet="0123456789 -.x", max_size=24))
-def test_any_text_is_decoded_or_rejected(text):
-    try:
-        mask = rle.decode(text, shape=(3, 4))
-    except InputError as error:
-        assert str(error).startswith("RLE: ")
-    else:
-        assert mask.shape == (3, 4)
-        assert mask.max() <= 1
 
 
 @pytest.mark.skipif(not REAL_MASKS.is_file(), reason="needs NERVECEG_SHARED/data/kaggle-facts/real_masks_rle.csv")

@@ -11,232 +11,223 @@ import nbformat
 import pytest
 import yaml
 
-from nerveceg_lib import record, runner
-from nerveceg_lib.__main__ import main
-from nerveceg_lib.errors import InputError
-from nerveceg_lib.files import write_json
-from nerveceg_lib.paths import STAGES, STUDIES, find_competition_data, show, stage_dir
+from nerveceg_lib.runtime.errors import InputError
+from nerveceg_lib.runtime.folders import NOTEBOOKS, STUDIES, find_competition_data, notebook_folder
+from nerveceg_lib.runtime.io import write_json
+from nerveceg_tools import run
+from nerveceg_tools.cli import main
 from tests.conftest import REPOSITORY
 
+PARAMETERS = """\
+run: str = "demo"
+data_dir: str = "auto"
+resume: bool = False
+limit: int = 3
+share: float = 0.5
+flip: bool = False
+"""
 CODE = """\
-from nerveceg_lib.files import write_json
-from nerveceg_lib.paths import stage_dir
-folder = stage_dir(run, {stage!r})
+from nerveceg_lib.runtime.folders import notebook_folder
+from nerveceg_lib.runtime.io import write_json
+folder = notebook_folder(run, {notebook!r})
 log = folder / "log.txt"
 log.write_text((log.read_text() if log.exists() else "") + f"{{limit}};")
-write_json(folder / "metrics.json", {{"limit": limit}})
+write_json(folder / "metrics.json", {{"limit": limit, "resume": resume}})
 """
 
 
 @pytest.fixture
 def notebooks(tmp_path, monkeypatch, root):
-    """Little notebooks with the parameters run, data_dir, limit and share."""
+    """Little notebooks, and a folder for profiles; both are the runner's for this test."""
     folder = tmp_path / "notebooks"
-    folder.mkdir()
-    for stage in (*STAGES, *STUDIES):
+    for path in (folder, tmp_path / "params"):
+        path.mkdir()
+    for notebook in (*NOTEBOOKS, *STUDIES):
         book = nbformat.v4.new_notebook()
-        text = 'run: str = "demo"\ndata_dir: str = "auto"\nlimit: int = 3\nshare: float = 0.5'
-        cell = nbformat.v4.new_code_cell(text, metadata={"tags": ["parameters"]})
-        book.cells = [cell, nbformat.v4.new_code_cell(CODE.format(stage=stage))]
+        cell = nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
+        book.cells = [cell, nbformat.v4.new_code_cell(CODE.format(notebook=notebook), metadata={"tags": ["train"]})]
         book.metadata = {"kernelspec": {"name": "python3", "display_name": "p", "language": "python"}}
-        nbformat.write(book, folder / f"{stage}.ipynb")
-    monkeypatch.setattr(runner, "NOTEBOOKS", folder)
+        nbformat.write(book, folder / f"{notebook}.ipynb")
+    monkeypatch.setattr(run, "NOTEBOOK_FOLDER", folder)
+    monkeypatch.setattr(run, "PROFILES", tmp_path / "params")
     return folder
 
 
-def spoil(notebooks, stage, code):
-    book = nbformat.read(notebooks / f"{stage}.ipynb", 4)
+def spoil(notebooks, notebook, code):
+    book = nbformat.read(notebooks / f"{notebook}.ipynb", 4)
     book.cells.append(nbformat.v4.new_code_cell(code))
-    nbformat.write(book, notebooks / f"{stage}.ipynb")
+    nbformat.write(book, notebooks / f"{notebook}.ipynb")
 
 
-def log(root, stage, run="demo"):
-    path = root / run / stage / "log.txt"
+def log(root, notebook, run="demo"):
+    path = root / run / notebook / "log.txt"
     return path.read_text() if path.exists() else ""
 
 
 def test_studies_run_only_when_asked_and_depend_on_notebook_1_alone(notebooks, root, capsys):
-    runner.run("demo", {}, [], resume=False)
+    run.run("demo", {}, "", resume=False)
     assert [log(root, study) for study in STUDIES] == [""] * len(STUDIES)
-    runner.run("demo", {}, ["01", "08"], resume=True)
-    assert log(root, "08_architecture_comparison") == "3;"
-    assert "[2/2] 08_architecture_comparison: done" in capsys.readouterr().out
-    spoil(notebooks, STAGES[1], "1 + 1")
-    runner.run("demo", {}, ["08"], resume=True)
-    assert log(root, "08_architecture_comparison") == "3;", "02 is not its business"
-    spoil(notebooks, STAGES[0], "1 + 1")
-    runner.run("demo", {}, ["08"], resume=True)
-    assert log(root, "08_architecture_comparison") == "3;3;"
+    run.run("demo", {}, "01,08", resume=True)
+    assert log(root, STUDIES[1]) == "3;" and "[2/2] 08_architecture_comparison: done" in capsys.readouterr().out
+    spoil(notebooks, NOTEBOOKS[1], "1 + 1")
+    run.run("demo", {}, "08", resume=True)
+    assert log(root, STUDIES[1]) == "3;", "it does not read notebook 2"
+    spoil(notebooks, NOTEBOOKS[0], "1 + 1")
+    run.run("demo", {}, "08", resume=True)
+    assert log(root, STUDIES[1]) == "3;3;"
+
+
+def test_resume_skips_what_is_done_and_repeats_what_changed(notebooks, root, capsys):
+    run.run("demo", {}, "01,02", resume=False)
+    run.run("demo", {}, "01,02", resume=True)
+    assert [log(root, notebook) for notebook in NOTEBOOKS[:2]] == ["3;", "3;"]
+    assert capsys.readouterr().out.count("done before, skipped") == 2
+    run.run("demo", {"classifier.limit": "4"}, "01,02", resume=True)
+    assert [log(root, notebook) for notebook in NOTEBOOKS[:2]] == ["3;", "3;4;"]
+    spoil(notebooks, NOTEBOOKS[0], "1 + 1")
+    run.run("demo", {"classifier.limit": "4"}, "01,02", resume=True)
+    assert [log(root, notebook) for notebook in NOTEBOOKS[:2]] == ["3;3;", "3;4;4;"], "02 reads what 01 writes"
+    metrics = json.loads((root / "demo" / "metrics.json").read_text())
+    assert metrics == {NOTEBOOKS[0]: {"limit": 3, "resume": False}, NOTEBOOKS[1]: {"limit": 4, "resume": False}}
+
+
+def test_fit_runs_the_cells_up_to_the_training_in_this_process(notebooks, root, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    spoil(notebooks, NOTEBOOKS[2], "raise ValueError('behind the training')")
+    assert main(["fit", "segmenter", "-p", "segmenter.limit", "5", "-p", "run", "mine", "--resume"]) == 0
+    assert log(root, NOTEBOOKS[2], "mine") == "5;" and log(root, NOTEBOOKS[1], "mine") == ""
+    assert json.loads((root / "mine" / NOTEBOOKS[2] / "metrics.json").read_text())["resume"]
 
 
 SPEAKING = "import sys, warnings\nprint('to read')\nprint('progress', file=sys.stderr)\nwarnings.warn('of a library')"
 
 
 @pytest.mark.parametrize(
-    ("flags", "heard", "not_heard"),
-    [
-        ([], {"to read", "progress"}, {"of a library"}),
-        (["-q"], set(), {"to read", "progress", "of a library"}),
-        (["-v"], {"to read", "progress", "of a library"}, set()),
-    ],
+    ("flags", "printed"),
+    [([], {"to read", "progress"}), (["-q"], set()), (["-v"], {"to read", "progress", "of a library"})],
 )
-def test_quiet_and_verbose(notebooks, monkeypatch, capfd, flags, heard, not_heard):
+def test_quiet_and_verbose(notebooks, monkeypatch, capfd, flags, printed):
     monkeypatch.setenv("PYTHONWARNINGS", "")  # which -v sets
-    spoil(notebooks, STAGES[0], SPEAKING)
+    spoil(notebooks, NOTEBOOKS[0], SPEAKING)
     assert main(["run", "--only", "01", *flags]) == 0
-    said = "".join(capfd.readouterr())
-    assert "[1/1] 01_data_preparation: done in" in said
-    assert {words for words in heard | not_heard if words in said} == heard
+    output = "".join(capfd.readouterr())
+    assert "[1/1] 01_data_preparation: done in" in output
+    assert {words for words in ("to read", "progress", "of a library") if words in output} == printed
 
 
 def test_two_runs_into_one_folder_are_refused_by_a_lock_that_no_crash_leaves_behind(notebooks, root):
     (root / "demo").mkdir(parents=True)
-    holder = "import sys, time\nfrom nerveceg_lib import runner\nfrom pathlib import Path\n"
-    holder += "with runner._alone_in(Path(sys.argv[1])): print('held', flush=True), time.sleep(60)"
-    with subprocess.Popen([sys.executable, "-c", holder, root / "demo"], stdout=subprocess.PIPE, text=True) as other:
+    holder = "import sys, time; from filelock import FileLock\n"
+    holder += "with FileLock(sys.argv[1]): print('held', flush=True), time.sleep(60)"
+    command = [sys.executable, "-c", holder, root / "demo" / ".lock"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(InputError, match="run: expected a run that nobody else works on, found 'demo' in use"):
-            runner.run("demo", {}, ["01"], resume=False)
-        runner.run("demo", {"run": "other"}, ["01"], resume=False)
+        with pytest.raises(InputError, match="run: expected a run that no other process works on, found 'demo' in use"):
+            run.run("demo", {}, "01", resume=False)
         other.kill()
-    runner.run("demo", {}, ["01"], resume=False)
-    assert log(root, STAGES[0]) == log(root, STAGES[0], "other") == "3;"
+    run.run("demo", {}, "01", resume=False)
+    assert log(root, NOTEBOOKS[0]) == "3;"
 
 
 def test_a_run_keeps_what_it_takes_to_repeat_it(notebooks, root, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["nerveceg_lib", "run", "-p", "limit", "7"])
-    runner.run("demo", {"limit": "7"}, ["01"], resume=False)
-    runner.run("demo", {"limit": "8"}, ["02"], resume=False)
-    records = [json.loads(path.read_text()) for path in sorted((root / "demo" / "records").iterdir())]
-    first, second = sorted(records, key=lambda record: record["parameters"]["limit"])
-    assert first["command"] == "python -m nerveceg_lib run -p limit 7"
-    assert first["parameters"] == {"run": "demo", "data_dir": "auto", "limit": 7, "share": 0.5}
-    assert second["parameters"]["limit"] == 8
-    assert first["packages"]["torch"] == importlib.metadata.version("torch") and len(first["library"]) == 16
-    assert first["processor"] and first["cores"] == os.cpu_count() and first["python"] == platform.python_version()
+    monkeypatch.setattr(sys, "argv", ["nerveceg", "run", "-p", "data.limit", "7"])
+    write_json(notebook_folder("demo", NOTEBOOKS[0]) / "dataset.json", {"digest": "of the data"})
+    run.run("demo", {"data.limit": "7"}, "02", resume=False)
+    (path,) = (root / "demo" / "records").iterdir()
+    record = json.loads(path.read_text())
+    assert record["command"] == "python -m nerveceg_tools run -p data.limit 7" and record["data"] == "of the data"
+    assert record["parameters"]["data.limit"] == 7 and record["parameters"]["classifier.limit"] == 3
+    assert record["packages"]["torch"] == importlib.metadata.version("torch") and len(record["library"]) == 16
+    assert record["processor"] and record["cores"] == os.cpu_count() and record["python"] == platform.python_version()
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=REPOSITORY)
-    assert (first["revision"] or "").rstrip("+") == head.stdout.strip()
+    assert record["revision"].rstrip("+") == head.stdout.strip()
 
 
-def test_the_record_holds_a_hash_of_the_data(root, tmp_path):
-    """It does not depend on where the files lie or when they were written, only on names and content."""
-    hashes = []
-    for number, content in enumerate(("a", "a", "b")):
-        run, kept = root / str(number), tmp_path / str(number)
-        (run / STAGES[0]).mkdir(parents=True)
-        kept.mkdir()
-        write_json(kept / "manifest.json", {"files": {"1_1.tif": {"blake2b": content, "size": number}}})
-        write_json(run / STAGES[0] / "dataset.json", {"cache": str(kept)})
-        path = record.write_record(run, {}, "")
-        record.add_data(path)
-        hashes.append(json.loads(path.read_text())["data"])
-    assert hashes[0] == hashes[1] != hashes[2]
-
-
-def test_only_and_overrides_reach_the_notebooks(notebooks, root):
-    folder = runner.run("demo", {"limit": "7", "run": "mine"}, ["02"], resume=False)
-    assert folder == root / "mine"
-    assert [log(root, stage, "mine") for stage in STAGES] == ["", "7;", "", "", "", ""]
-    assert json.loads((folder / "metrics.json").read_text()) == {STAGES[1]: {"limit": 7}}
-
-
-@pytest.fixture(autouse=True)
-def plain_profile(tmp_path, monkeypatch):
-    folder = tmp_path / "params"
-    folder.mkdir()
-    (folder / "demo.yaml").write_text("limit: 3\n")
-    monkeypatch.setattr(runner, "PROFILES", folder)
-
-
-def test_resume_skips_what_is_done_and_repeats_what_changed(notebooks, root):
-    stages = ["01", "02"]
-    runner.run("demo", {}, stages, resume=False)
-    runner.run("demo", {}, stages, resume=True)
-    assert [log(root, stage) for stage in STAGES[:2]] == ["3;", "3;"]
-    runner.run("demo", {"limit": "4"}, stages, resume=True)
-    assert [log(root, stage) for stage in STAGES[:2]] == ["3;4;", "3;4;"]
-    spoil(notebooks, STAGES[0], "1 + 1")
-    runner.run("demo", {"limit": "4"}, stages, resume=True)
-    assert [log(root, stage) for stage in STAGES[:2]] == ["3;4;4;", "3;4;4;"], "02 reads what 01 writes"
-
-
-def test_failure_names_notebook_cell_and_error_and_stops(notebooks, root, capsys):
-    spoil(notebooks, STAGES[1], "raise ValueError('the sky fell')")
-    assert main(["run", "--only", "01,02,03"]) == 1
-    assert "02_classifier_training, cell 4: ValueError: the sky fell" in capsys.readouterr().err
-    assert (root / "demo" / STAGES[0] / "done.json").exists()
-    assert not (root / "demo" / STAGES[1] / "done.json").exists()
-    assert log(root, STAGES[2]) == ""
-
-
-def test_bad_input_in_a_notebook_exits_with_2(notebooks, root, capsys):
-    spoil(notebooks, STAGES[0], "from nerveceg_lib.errors import InputError\nraise InputError('a.tif: broken')")
-    assert main(["run", "--only", "01"]) == 2
-    assert "a.tif: broken" in capsys.readouterr().err
-
-
-def test_dead_kernel_is_reported(notebooks, root, capsys):
-    spoil(notebooks, STAGES[0], "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
-    assert main(["run", "--only", "01"]) == 1
-    assert "01_data_preparation: the kernel died" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("code", "exit_code", "message"),
+    [
+        ("raise ValueError('the sky fell')", 1, "failed: 02_classifier_training, cell 4: ValueError: the sky fell"),
+        ("from nerveceg_lib.runtime.errors import InputError\nraise InputError('a.tif: broken')", 2, "a.tif: broken"),
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", 1, "02_classifier_training: the kernel died"),
+    ],
+)
+def test_a_failure_is_named_and_stops_the_run(notebooks, root, capsys, code, exit_code, message):
+    spoil(notebooks, NOTEBOOKS[1], code)
+    assert main(["run", "--only", "01,02,03"]) == exit_code
+    assert message in capsys.readouterr().err
+    assert [(root / "demo" / notebook / "done.json").exists() for notebook in NOTEBOOKS[:2]] == [True, False]
+    assert log(root, NOTEBOOKS[2]) == ""
+    for changes, resume in (({}, True), ({"data.limit": 4}, False)):
+        with pytest.raises((run.NotebookFailed, InputError)):  # the same failure again
+            run.run("demo", changes, "01,02", resume=True)
+        assert json.loads((root / "demo" / NOTEBOOKS[1] / "metrics.json").read_text())["resume"] == resume
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"epoch": "3"}, "epoch: no notebook has this parameter"),
-        ({"limit": "many"}, "limit: expected int, found 'many'"),
-        ({"limit": "1.5"}, "limit: expected int, found 1.5"),
-        ({"limit": "[1"}, r"limit: expected a number, true or false, found '\[1'"),
-        ({"share": "1e-3"}, "share: expected float, found '1e-3'"),
+        ({"limit": "3"}, "limit: no notebook has this parameter; did you mean data.limit or "),
+        ({"segmenter_limit": "3"}, r"segmenter_limit: .*; did you mean segmenter.limit\?$"),
+        ({"segmenter.run": "3"}, r"segmenter.run: .*; did you mean run\?$"),
+        ({"resume": "true"}, "resume: no notebook has this parameter; expected a name such as"),
+        ({"data.limit": "many"}, "data.limit: expected a whole number, found 'many'"),
+        ({"data.limit": True}, "data.limit: expected a whole number, found True"),
+        ({"data.share": "nan"}, "data.share: expected a number, found 'nan'"),
+        ({"data.flip": "yes"}, "data.flip: expected true or false, found 'yes'"),
         ({"run": "../x"}, "run: expected a plain folder name"),
+        ({"datta.limit": 1, "data.share": "x"}, r"datta.limit: .*did you mean data.limit or .*\ndata.share: expected"),
     ],
 )
 def test_wrong_parameters_are_refused(notebooks, root, overrides, message):
-    with pytest.raises(InputError, match=message):
-        runner.run("demo", overrides, [], resume=False)
+    with pytest.raises(InputError, match=f"(?s)^{message}"):
+        run.run("demo", overrides, "", resume=False)
+    assert not root.exists()
 
 
-def test_whole_numbers_pass_as_float_and_digits_as_text(notebooks, root):
-    folder = runner.run("demo", {"share": "1", "run": "2026"}, ["01"], resume=False)
-    assert folder.name == "2026"
+def test_profiles_are_nested_and_overrides_replace_them(notebooks, tmp_path):
+    text = "run: 'x'\ndata: {limit: 7, share: 1e-3}\nclassifier:\nsegmenter: {share: 2, flip: true}\n"
+    (tmp_path / "params" / "mine.yaml").write_text(text)
+    values = run.resolve_parameters("mine", {"segmenter.flip": "false", "data_dir": "~/x", "run": "2026"})
+    assert (values["run"], values["data.limit"], values["data.share"]) == ("2026", 7, 0.001)
+    assert values["segmenter.share"] == 2.0 and type(values["segmenter.share"]) is float
+    assert values["segmenter.flip"] is False and values["data_dir"] == os.path.expanduser("~/x")
+    assert run.notebook_values(NOTEBOOKS[2], values)["share"] == 2.0
+    assert run.resolve_parameters("demo", {})["data.limit"] == 3
+    (tmp_path / "params" / "mine.yaml").write_text("data.limit: 7")
+    with pytest.raises(InputError, match=r"data.limit: expected nested names in a file, such as `data: {limit: ...}`"):
+        run.resolve_parameters("mine", {})
 
 
-def test_unknown_profile_stage_and_data_folder_are_refused(notebooks, root, tmp_path):
-    with pytest.raises(InputError, match=r"expected one of \['demo'\].*found 'fast'"):
-        runner.run("fast", {}, [], resume=False)
-    with pytest.raises(InputError, match=r"--only: no notebook \['09'\]"):
-        runner.run("demo", {}, ["09"], resume=False)
+def test_unknown_profile_notebook_and_data_folder_are_refused(notebooks, tmp_path):
+    with pytest.raises(InputError, match="--profile: expected one of .*'demo'.*, found 'fast'"):
+        run.run("fast", {}, "", resume=False)
+    with pytest.raises(InputError, match="--only: expected one of .*, found '09'"):
+        run.run("demo", {}, "09", resume=False)
     with pytest.raises(InputError, match="data_dir: expected a folder that holds train/"):
         find_competition_data(str(tmp_path))
 
 
-def test_kaggle_s_mounted_input_is_found(tmp_path, monkeypatch):
-    monkeypatch.setattr("nerveceg_lib.paths.KAGGLE_INPUT", tmp_path)
-    assert find_competition_data("auto") is None
-    mounted = tmp_path / "competitions" / "ultrasound-nerve-segmentation"
-    mounted.mkdir(parents=True)
-    (mounted / "train_masks.csv").touch()
-    assert find_competition_data("auto") == mounted
-
-
-def test_paths_are_shown_without_the_machine(root):
-    assert show(stage_dir("demo", STAGES[0]) / "a.csv") == "demo/01_data_preparation/a.csv"
-    assert show(REPOSITORY / "elsewhere.csv") == "elsewhere.csv"
-
-
-def test_command_line_answers_bad_input_with_code_2_and_no_traceback(tmp_path):
-    command = [sys.executable, "-m", "nerveceg_lib", "phantom", str(tmp_path / "p"), "--difficulty", "cruel"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, env=os.environ)
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["nerveceg_tools", "phantom", "out", "--difficulty", "cruel"], "cruel"),
+        (["nerveceg_lib", "run", "-q"], "run -q` is now called `python -m nerveceg_tools run -q`"),
+    ],
+)
+def test_the_command_line_answers_bad_input_with_code_2_and_no_traceback(tmp_path, command, message):
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-m", *command]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == 2
-    assert "cruel" in done.stderr and "Traceback" not in done.stderr
+    assert message in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("path", sorted((REPOSITORY / "params").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "params").glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_profiles_fit_the_notebooks(path):
-    cells = [runner.notebook_parameters(stage) for stage in (*STAGES, *STUDIES)]
-    defaults = {name: value for parameters in cells for name, value in parameters.items()}
-    profile = yaml.safe_load(path.read_text())
-    assert {name: type(value) for name, value in profile.items()} == {n: type(defaults[n]) for n in profile}
-    if path.stem == "demo":
-        assert profile == defaults, "the demo profile is the notebooks' defaults"
+    assert run.resolve_parameters(str(path), {})["run"] == yaml.safe_load(path.read_text())["run"] == path.stem
+
+
+def test_all_notebooks_agree_on_the_shared_parameters():
+    defaults = [run.notebook_parameters(notebook) for notebook in (*NOTEBOOKS, *STUDIES)]
+    for name in (*run.SHARED, "resume"):
+        assert len({repr(parameters[name]) for parameters in defaults if name in parameters}) == 1, name

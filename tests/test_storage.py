@@ -1,4 +1,4 @@
-"""Disks that take no more: the message names place and space, and the same command goes on once there is room."""
+"""Full disks: the message names the file and the space it needs, and the same command continues once there is room."""
 
 import os
 import re
@@ -10,13 +10,13 @@ from contextlib import contextmanager
 
 import pytest
 
-from nerveceg_lib import files, runner
-from nerveceg_lib.__main__ import main
-from nerveceg_lib.data import cache, resized
-from nerveceg_lib.errors import StorageError
-from nerveceg_lib.files import storing, write_json
-from nerveceg_lib.paths import STAGES
-from nerveceg_lib.submission import validate_submission
+from nerveceg_lib.data import cache
+from nerveceg_lib.inference.submission import validate_submission
+from nerveceg_lib.runtime import io
+from nerveceg_lib.runtime.errors import StorageError
+from nerveceg_lib.runtime.folders import NOTEBOOKS
+from nerveceg_tools import run
+from nerveceg_tools.cli import main
 from tests.cells import TINY, run_cells
 from tests.conftest import REPOSITORY
 
@@ -24,44 +24,9 @@ pytestmark = pytest.mark.slow
 NEEDED = r"cannot be written: File too large; \d+\.\d MB or more needed, \d+\.\d MB free"
 
 
-def command(*arguments, most=None, root):
-    """Run the command line; no file may grow beyond `most` bytes, as on a disk that fills up."""
-    return subprocess.run(
-        [sys.executable, "-m", "nerveceg_lib", *arguments],
-        cwd=REPOSITORY,
-        env=os.environ | {"NERVECEG_RUNS": str(root), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        preexec_fn=(lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))) if most else None,
-    )
-
-
-def test_a_phantom(tmp_path):
-    options = ["phantom", str(tmp_path / "out"), "--subjects", "2", "--frames-per-subject", "2", "--test-frames", "1"]
-    failed = command(*options, "--workers", "1", most=100_000, root=tmp_path)
-    assert failed.returncode == 1 and "Traceback" not in failed.stderr
-    assert_names(failed.stderr, "out")
-    assert command(*options, "--workers", "1", root=tmp_path).returncode == 0
-
-
-def test_a_sweep_of_runs(tmp_path):
-    grid, root = tmp_path / "grid.yaml", tmp_path / "runs"
-    grid.write_text("name: grid\nprofile: tests/tiny.yaml\nonly: '01'\ngrid: {seed: [0]}\n")
-    sweep = ["sweep", str(grid), "--workers", "1"]
-    failed = command(*sweep, most=1_000_000, root=root)
-    assert failed.returncode == 1 and "Traceback" not in failed.stderr, failed.stderr
-    assert_names(failed.stdout, "cache")
-    assert not list(root.rglob("manifest.json"))
-    went_on = command(*sweep, root=root)
-    assert went_on.returncode == 0 and list(root.rglob("done.json")), went_on.stderr
-
-
-def assert_names(message, place):
-    assert re.search(rf"{place}[^\n]*{NEEDED}", message), message
-
-
 @contextmanager
 def no_file_beyond(most):
+    """Let no file grow beyond `most` bytes, as on a disk that fills up."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
     try:
@@ -70,50 +35,67 @@ def no_file_beyond(most):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_the_notebooks_and_predict(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("NERVECEG_RUNS", str(tmp_path))
-    monkeypatch.chdir(runner.NOTEBOOKS)
-    run_cells(STAGES[0])
-    # a figure or a checkpoint is too much, or a table
-    for stage, limits in {1: (20_000, 100), 2: (20_000,), 3: (20_000, 100), 5: (20,)}.items():
+def test_a_phantom(tmp_path, capsys):
+    command = ["phantom", str(tmp_path / "out"), "--patients", "2", "--frames-per-patient", "2", "--test-frames", "1"]
+    with no_file_beyond(100_000):
+        assert main(command) == 1
+    assert re.search(rf"out[^\n]*{NEEDED}", capsys.readouterr().err)
+    assert main(command) == 0
+
+
+def test_a_sweep_of_runs(tmp_path):
+    (tmp_path / "grid.yaml").write_text("name: grid\nprofile: tests/tiny.yaml\nonly: '01'\ngrid: {seed: [0]}\n")
+    sweep = [sys.executable, "-m", "nerveceg_tools", "sweep", str(tmp_path / "grid.yaml"), "--workers", "1"]
+    options = {"cwd": REPOSITORY, "env": os.environ | {"NERVECEG_RUNS": str(tmp_path / "runs")}, "text": True}
+    with no_file_beyond(1_000_000):  # the workers inherit the limit
+        failed = subprocess.run(sweep, **options, capture_output=True)
+    assert failed.returncode == 1 and "Traceback" not in failed.stderr, failed.stderr
+    assert re.search(rf"cache[^\n]*{NEEDED}", failed.stdout), failed.stdout
+    assert not list(tmp_path.rglob("manifest.json"))
+    assert subprocess.run(sweep, **options).returncode == 0 and list(tmp_path.rglob("done.json"))
+
+
+def test_the_notebooks_and_predict(root, monkeypatch, capsys):
+    monkeypatch.chdir(run.NOTEBOOK_FOLDER)
+    run_cells(NOTEBOOKS[0])
+    # a figure or a checkpoint is too large, or a table
+    for number, limits in {1: (20_000, 100), 2: (20_000,), 3: (20_000, 100), 5: (20,)}.items():
         for most in limits:
-            with no_file_beyond(most), pytest.raises(StorageError, match=rf"^{tmp_path}/.*{NEEDED}"):
-                run_cells(STAGES[stage], resume=True)
-        run_cells(STAGES[stage], resume=True)
-    data = next(tmp_path.glob("phantom-*"))
-    validate_submission(tmp_path / TINY["run"] / STAGES[5] / "submission.csv", data / "sample_submission.csv")
-    predict = ["predict", str(data / "test"), str(tmp_path / "out"), "--run", TINY["run"]]
+            with no_file_beyond(most), pytest.raises(StorageError, match=rf"^{root}/.*{NEEDED}"):
+                run_cells(NOTEBOOKS[number], resume=True)
+        run_cells(NOTEBOOKS[number], resume=True)
+    data = next(root.glob("phantom-*"))
+    validate_submission(root / TINY["run"] / NOTEBOOKS[5] / "submission.csv", data / "sample_submission.csv")
+    predict = ["predict", str(data / "test"), str(root / "out"), "--run", TINY["run"]]
     with no_file_beyond(100):
         assert main(predict) == 1
-    assert_names(capsys.readouterr().err, "out")
+    assert re.search(rf"out[^\n]*{NEEDED}", capsys.readouterr().err)
     assert main(predict) == 0
 
 
 @pytest.mark.parametrize("mode", [0o555, 0])
 def test_a_folder_that_may_not_be_written(mode, tmp_path):
     tmp_path.chmod(mode)
-    was_root = os.geteuid() == 0
-    if was_root:
-        os.seteuid(65534)
+    user = os.geteuid()
     try:
+        os.seteuid(user or 65534)  # root may write everywhere
         with pytest.raises(StorageError, match="facts.json: cannot be written: Permission denied"):
-            write_json(tmp_path / "facts.json", {})
+            io.write_json(tmp_path / "facts.json", {})
     finally:
-        if was_root:
-            os.seteuid(0)
+        os.seteuid(user)
         tmp_path.chmod(0o755)
 
 
-def test_too_little_room_is_said_before_anything_is_written(phantom, tmp_path, monkeypatch):
+def test_too_little_room_is_noticed_before_anything_is_written(phantom, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
-    opened = cache.open_cache(phantom, tmp_path / "cache", progress=False)
-    monkeypatch.setattr(files.shutil, "disk_usage", lambda path: usage(0, 0, 1_000))
+    opened = cache.open_cache(phantom, tmp_path / "cache")
+    monkeypatch.setattr(io.shutil, "disk_usage", lambda path: usage(0, 0, 1_000))
     with pytest.raises(
         StorageError, match=r"other: cannot be written: not enough space; 24.8 MB or more needed, 0.0 MB"
     ):
-        cache.open_cache(phantom, tmp_path / "other", progress=False)
+        cache.open_cache(phantom, tmp_path / "other")
     assert not (tmp_path / "other").exists()
     with pytest.raises(StorageError, match="resized-48x64: cannot be written: not enough space"):
-        resized.open_resized(opened, (48, 64))
-    with storing(tmp_path / "small", needed=1_000):
+        cache.open_resized(opened, (48, 64))
+    with io.storing(tmp_path / "small", needed=1_000):
         pass

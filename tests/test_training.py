@@ -1,267 +1,289 @@
-"""The one training module: both tasks learn, and an interrupted run ends exactly like an undisturbed one."""
+"""Training: every objective is learnt, an interrupted training ends like an undisturbed one, and mistakes are named."""
 
+import math
 import subprocess
 import sys
-from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from nerveceg_lib import losses, tasks, training
-from nerveceg_lib.compute import Hardware
-from nerveceg_lib.data import cache
-from nerveceg_lib.data.dataset import FrameSet, augment, augmentation, eval_loader
-from nerveceg_lib.errors import InputError
-from nerveceg_lib.inference import predict_presence
+from nerveceg_lib import losses, training
+from nerveceg_lib.data.datasets import Augmentation, FrameSet
 from nerveceg_lib.models import SEGMENTERS, build_model, supported
+from nerveceg_lib.runtime.errors import InputError
+from nerveceg_lib.runtime.io import write_json
+from nerveceg_lib.training import PresenceHeadObjective, SegmentationObjective, SharedTrunkObjective, TrainingConfig
+from nerveceg_lib.training.checkpoints import load_checkpoint
+from nerveceg_lib.training.objectives import auroc, frame_dice
+from tests import two_processes
 from tests.conftest import REPOSITORY
 
 SIZE = (48, 64)
+BCE_DICE = SegmentationObjective("bce_dice")
+SMALL_UNET = {"model": "unet", "options": {"base_channels": 2}, "size": SIZE}
 
 
-@pytest.fixture(scope="module")
-def frames(phantom, tmp_path_factory):
-    return cache.open_cache(phantom, tmp_path_factory.mktemp("cache"), progress=False)
+def train(network, train_set, folder, objective=BCE_DICE, validation_set=None, **options):
+    """Call `fit` with a short configuration; `options` are those of `TrainingConfig` and of `fit`."""
+    of_fit = {name: options.pop(name) for name in ("augment", "resume", "metadata") if name in options}
+    config = TrainingConfig(**{"epochs": 3, "batch_size": 4, "lr": 0.01} | options)
+    sets = train_set, validation_set or train_set
+    return training.fit(network, objective, *sets, config, folder / "network.pt", **{"metadata": SMALL_UNET} | of_fit)
 
 
-def unchanged(batch):
-    return batch
-
-
-def positives(frames, count, repeat=1):
-    rows = frames.index.loc[frames.index["presence"] == 1, "row"].to_numpy()[:count]
-    return FrameSet(frames, np.tile(rows, repeat), SIZE)
-
-
-def train_unet(frames, folder, epochs, total=3, resume=False, stop_after=None, seed=0):
-    torch.manual_seed(seed)
-    model = build_model("unet", base_channels=4, depth=3, dropout=0.1)
-    some, move = positives(frames, 8), augmentation()
-    schedule = training.Schedule(epochs=epochs, learning_rate=0.01, seed=seed)
-    fingerprint = {"epochs": total, "seed": seed}
-    change = interrupt_after(stop_after, lambda batch: augment(move, batch))
-    data = training.Data(some, some, 4, change)
-    curves = training.fit(model, tasks.segmentation_task("bce_dice"), schedule, data, folder, fingerprint, resume)
-    return model, curves
-
-
-def interrupt_after(batches, change):
-    seen = []
-
-    def count_and_change(batch):
-        seen.append(1)
-        if batches is not None and len(seen) > batches:
-            raise RuntimeError("pulled the plug")
-        return change(batch)
-
-    return count_and_change
-
-
-def test_resumed_training_equals_an_undisturbed_one(frames, tmp_path, capsys):
-    whole, curves = train_unet(frames, tmp_path / "whole", 3)
-    with pytest.raises(RuntimeError, match="pulled the plug"):
-        train_unet(frames, tmp_path / "cut", 3, stop_after=5)  # 2 batches an epoch: dies in epoch 3
-    capsys.readouterr()
-    resumed, resumed_curves = train_unet(frames, tmp_path / "cut", 3, resume=True)
-    assert "resumed after epoch 2" in capsys.readouterr().out
-    pd.testing.assert_frame_equal(resumed_curves, curves)
-    for name, weights in whole.state_dict().items():
-        assert torch.equal(weights, resumed.state_dict()[name]), name
-
-
-def test_checkpoint_of_other_parameters_is_not_resumed(frames, tmp_path, capsys):
-    with pytest.raises(RuntimeError):
-        train_unet(frames, tmp_path, 3, stop_after=5)
-    _, curves = train_unet(frames, tmp_path, 2, total=2, resume=True)
-    assert "starting from the beginning" in capsys.readouterr().out
-    assert curves["epoch"].tolist() == [1, 2]
-
-
-def test_cleared_progress_leaves_only_the_curves(frames, tmp_path):
-    _, curves = train_unet(frames, tmp_path, 2)
-    assert {p.name for p in tmp_path.iterdir()} == {"best.ckpt", "last.ckpt", "fingerprint.json", "curves.csv"}
-    training.clear_progress(tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["curves.csv"]
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "curves.csv"), curves)
-
-
-@pytest.mark.parametrize("name", [*(n for n in SEGMENTERS if "efficient" not in n), "efficient-unet-b0"])
-def test_every_segmenter_overfits_eight_frames(name, frames, tmp_path):
+def small_unet():
     torch.manual_seed(0)
-    model, eight = build_model(name, **supported(name, base_channels=8)), positives(frames, 8)
-    ten_times = positives(frames, 8, repeat=10)
-    schedule, data = training.Schedule(epochs=15, learning_rate=0.02), training.Data(ten_times, eight, 8, unchanged)
-    curves = training.fit(model, tasks.segmentation_task("bce_dice"), schedule, data, tmp_path, {})
-    assert curves["val_metric"].max() >= 0.98
+    return build_model("unet", base_channels=2)
 
 
-def test_deep_supervision_trains_a_network_too(frames, tmp_path):
+def noisy_network():
+    """Build a network with batch norm and dropout."""
     torch.manual_seed(0)
-    model, some = build_model("unet", base_channels=4, depth=3, deep_supervision=True), positives(frames, 8)
-    task, schedule = tasks.segmentation_task("dice", deep_supervision=True), training.Schedule(40, 0.02)
-    batch = next(iter(eval_loader(some, 8)))
-    coarser = model(batch["image"], deep=True)[1]
-    plain = tasks.segmentation_task("dice").objective(model, batch)
-    assert task.objective(model, batch).item() == pytest.approx(
-        plain.item() + sum(losses.dice(c, batch["mask"]).item() for c in coarser) / len(coarser), rel=1e-5
-    )
-    curves = training.fit(model, task, schedule, training.Data(some, some, 8, unchanged), tmp_path, {})
-    assert curves["val_metric"].max() > 0.6
+    layers = [nn.Conv2d(1, 8, 5, padding=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout2d(0.2)]
+    return nn.Sequential(*layers, nn.Conv2d(8, 1, 5, padding=2))
 
 
-def test_one_trunk_learns_both_stages(frames, tmp_path):
+@pytest.fixture
+def positive(frames):
+    """Return frames with a nerve: `positive(8)`, or `positive(8, times=10)` to have them several times."""
+    rows = frames.index.loc[frames.index["has_nerve"] == 1, "row"].to_numpy()
+    return lambda count, times=1: FrameSet(frames, np.tile(rows[:count], times), SIZE)
+
+
+def same_weights(network, other):
+    return all(map(torch.equal, network.state_dict().values(), other.state_dict().values()))
+
+
+class Interrupted(Exception):
+    """Stands for a power cut."""
+
+
+class Counting(Augmentation):
+    """Augment, count the batches, and interrupt the training after some of them."""
+
+    def __init__(self, last_batch=math.inf):
+        super().__init__()
+        self.last_batch, self.batches = last_batch, 0
+
+    def __call__(self, batch):
+        self.batches += 1
+        if self.batches > self.last_batch:
+            raise Interrupted
+        return super().__call__(batch)
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.5])
+@pytest.mark.parametrize("moment", ["in epoch 3", "after the last epoch"])
+def test_resumed_training_equals_an_undisturbed_one(moment, ema_decay, positive, tmp_path, capsys, monkeypatch):
+    whole, resumed, folder = noisy_network(), noisy_network(), tmp_path / "cut"
+    curves = train(whole, positive(8), tmp_path / "whole", augment=Augmentation(), ema_decay=ema_decay)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(training.loop, "_finish", Mock(side_effect=Interrupted))
+        augment = Counting(5 if moment == "in epoch 3" else math.inf)  # there are two batches per epoch
+        train(noisy_network(), positive(8), folder, augment=augment, ema_decay=ema_decay)
+    assert {path.name for path in folder.iterdir()} == {"best.ckpt", "last.ckpt", "training.json"}
+    resumed_curves = train(resumed, positive(8), folder, augment=Augmentation(), ema_decay=ema_decay, resume=True)
+    assert "resumed after epoch 2" in capsys.readouterr().out or moment == "after the last epoch"
+    pd.testing.assert_frame_equal(resumed_curves, curves, check_exact=True)
+    assert same_weights(whole, resumed)
+    assert {path.name for path in folder.iterdir()} == {"network.pt", "network.json", "curves.csv"}
+
+
+def test_a_finished_training_is_read_and_one_of_another_recipe_starts_over(positive, tmp_path, capsys):
+    def again(resume=True, shift=0.0, data=None, order=1, **options):
+        """Return how many batches were trained on, the curves and the network."""
+        network, four, augment = small_unet(), positive(4), Counting()
+        network.heads[0].bias.data += shift
+        four.digest, four.rows = data or four.digest, four.rows[::order]
+        curves = train(network, four, tmp_path, augment=augment, resume=resume, **{"epochs": 1} | options)
+        return augment.batches, curves, network
+
+    batches, curves, network = again()
+    assert batches == 1
+    batches, read_curves, read_network = again()
+    assert batches == 0 and "network.pt is finished and of the same training" in capsys.readouterr().out
+    pd.testing.assert_frame_equal(read_curves, curves)
+    assert same_weights(read_network, network) and not read_network.training
+    assert again(resume=False)[0] == 1
+    recipes = [{"shift": 1e-3}, {"data": "other files"}, {"order": -1}, {"validation_set": positive(3)}, {"lr": 0.02}]
+    recipes += [{"objective": SegmentationObjective("dice")}, {"metadata": SMALL_UNET | {"fold": 3}}]
+    for recipe in recipes:
+        assert again(**recipe)[0] == 1 and again(**recipe)[0] == 0, recipe
+
+
+def test_an_unfinished_training_of_another_recipe_starts_over(positive, tmp_path, capsys):
+    train(small_unet(), positive(4), tmp_path)
+    with pytest.raises(Interrupted):
+        train(small_unet(), positive(4), tmp_path, lr=0.02, augment=Counting(2))
+    assert load_checkpoint(tmp_path / "network.pt")[1]["training"]["config"]["lr"] == 0.01, "it stays until replaced"
+    curves = train(small_unet(), positive(4), tmp_path, lr=0.03, resume=True)
+    assert "of a training with other parameters: starting from the beginning" in capsys.readouterr().out
+    assert curves["epoch"].tolist() == [1, 2, 3]
+    write_json(tmp_path / "network.json", {"format": 1, "model": "unet", "config": {"base_channels": 2}})
+    with pytest.raises(InputError, match="network.json: .* format 2, found format 1, .*; train the network again"):
+        load_checkpoint(tmp_path / "network.pt")
+
+
+LEARNT = [(name, BCE_DICE, 6, 0.02, 0.9) for name in SEGMENTERS if "efficient" not in name or name.endswith("b0")]
+LEARNT += [
+    ("efficientnet-b0", training.PresenceObjective(20.0), 4, 0.003, 0.9),
+    ("efficient-unet-b0", PresenceHeadObjective("bce_dice"), 8, 0.005, 0.7),
+    ("shared-unet", SharedTrunkObjective(5.0), 8, 0.02, 0.85),
+]
+
+
+@pytest.mark.parametrize(("name", "objective", "epochs", "lr", "least"), LEARNT)
+def test_a_few_frames_are_learnt_by_heart(name, objective, epochs, lr, least, frames, positive, tmp_path):
     torch.manual_seed(0)
-    rows = frames.index.loc[frames.index["set"] == "train", "row"].to_numpy()[:24]
-    model, some = build_model("efficient-unet-b0", dropout=0.0), FrameSet(frames, rows, SIZE)
-    data = training.Data(some, some, 8, unchanged)
-    curves = training.fit(model, tasks.one_trunk_task("bce_dice"), training.Schedule(16, 0.005), data, tmp_path, {})
-    assert curves["val_metric"].max() > 0.7
-    presence = frames.index["presence"].to_numpy()[rows]
-    probability = predict_presence(model, frames.frames, rows, SIZE)
-    assert roc_auc_score(presence, probability) > 0.85
+    network = build_model(name, **supported(name, base_channels=8, dropout=0.0))
+    rows = positive(8).rows if objective is BCE_DICE else np.arange(24)
+    many, few = (FrameSet(frames, np.tile(rows, times), SIZE) for times in (80 // len(rows), 1))
+    options = {"epochs": epochs, "lr": lr, "batch_size": 8, "precision": "bf16" if name == "unet" else "fp32"}
+    assert train(network, many, tmp_path, objective, few, **options)["val_metric"].max() > least
+    assert {weights.dtype for weights in network.parameters()} == {torch.float32}
+    if objective is not BCE_DICE:
+        batch = few.__getitems__(list(range(24)))
+        with torch.no_grad():
+            logits = getattr(network, "presence_logit", network)(batch["image"])
+        assert auroc(logits, batch["has_nerve"]) > 0.85
 
 
-def test_one_trunk_leaves_the_masks_of_empty_frames_alone(frames):
-    model, some = build_model("efficient-unet-b0").eval(), positives(frames, 2)
-    batch, task = next(iter(eval_loader(some, 2))), tasks.one_trunk_task("dice")
-    both = task.objective(model, batch)
-    empty = task.objective(model, batch | {"presence": torch.zeros(2)})
-    assert both > 0.5 > 0 and torch.isfinite(empty)
-    empty.backward()
-    assert model.mask.weight.grad is None and model.presence[1].weight.grad is not None
-    with pytest.raises(InputError, match="one_trunk: expected a network with a presence head, found EncoderDecoder"):
-        task.objective(build_model("unet", base_channels=4), batch)
+def test_deep_supervision_adds_the_mean_loss_of_the_coarser_levels(positive):
+    network, batch = build_model("unet", base_channels=2, deep_supervision=True), positive(2).__getitems__([0, 1])
+    logits, coarser = network.eval()(batch["image"], deep=True)
+    assert [level.shape for level in coarser] == [logits.shape] * 3
+    finest, *others = [losses.dice(level, batch["mask"]).item() for level in (logits, *coarser)]
+    assert SegmentationObjective("dice", True).loss(network, batch).item() == pytest.approx(finest + np.mean(others))
 
 
-def test_classifier_learns_presence_with_the_coverage_loss(frames, tmp_path):
-    torch.manual_seed(0)
-    rows = frames.index.loc[frames.index["set"] == "train", "row"].to_numpy()
-    model, some = build_model("efficientnet-b0", dropout=0.0), FrameSet(frames, rows[:24], (64, 64))
-    schedule = training.Schedule(epochs=12, learning_rate=0.003)
-    data = training.Data(some, some, 8, unchanged)
-    curves = training.fit(model, tasks.presence_task(20.0), schedule, data, tmp_path, {})
-    assert curves["loss"].iloc[-1] < 0.6 * curves["loss"].iloc[0]
-    assert curves["val_metric"].max() > 0.85
+def test_a_presence_head_leaves_the_masks_of_empty_frames_alone(positive):
+    network, objective = build_model("efficient-unet-b0").eval(), PresenceHeadObjective("dice")
+    batch = positive(2).__getitems__([0, 1])
+    objective.loss(network, batch | {"has_nerve": torch.zeros(2)}).backward()
+    assert network.mask.weight.grad is None and network.presence[1].weight.grad is not None
+    objective.loss(network, batch).backward()
+    assert network.mask.weight.grad is not None
+    with pytest.raises(InputError, match="presence_head: expected a network that has one, found EncoderDecoder"):
+        objective.loss(small_unet(), batch)
 
 
 def test_a_shared_trunk_learns_outlines_of_positive_frames_alone(frames):
-    rows = frames.index.loc[frames.index["set"] == "train", "row"].to_numpy()[:8]
-    model = build_model("shared-unet", base_channels=4, depth=3).eval()
-    batch, task = next(iter(eval_loader(FrameSet(frames, rows, SIZE), 8))), tasks.shared_task(5.0)
-    positive = batch["presence"] > 0.5
+    network, objective = build_model("shared-unet", base_channels=4).eval(), SharedTrunkObjective(5.0)
+    batch = FrameSet(frames, np.arange(8), SIZE).__getitems__(list(range(8)))
+    positive = batch["has_nerve"] > 0.5
     assert 0 < positive.sum() < 8
     with torch.no_grad():
-        logit, (masks,) = model(batch["image"], coverage=True)
-        both = losses.bce(logit, batch["presence"]) + 5 * losses.bce(masks, batch["mask"])
+        logit, (masks,) = network(batch["image"], coverage=True)
         outline = losses.dice(masks[positive], batch["mask"][positive])
-        assert task.objective(model, batch).item() == pytest.approx((both + outline).item(), rel=1e-5)
-        empty = batch | {"presence": torch.zeros(8)}
-        without = losses.bce(logit, empty["presence"]) + 5 * losses.bce(masks, batch["mask"])
-        assert task.objective(model, empty).item() == pytest.approx(without.item(), rel=1e-5)
+        for has_nerve, outlines in ((batch["has_nerve"], outline), (torch.zeros(8), 0)):
+            expected = losses.bce(logit, has_nerve) + 5 * losses.bce(masks, batch["mask"]) + outlines
+            loss = objective.loss(network, batch | {"has_nerve": has_nerve})
+            assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_a_loss_or_gradient_that_is_not_finite_stops_with_the_frames_named(what, frames, tmp_path):
-    class Poisoned(nn.Module):
-        """Finite until the second epoch, then with a loss of NaN or with a gradient of infinity alone."""
+def test_validation_figures_by_hand():
+    mask = torch.zeros(3, 1, 1, 4)
+    mask[:2, ..., :2] = 0.6  # above one half: nerve
+    predicted = torch.tensor([[0, 1, 1, 1], [0, 0, 0, 1], [0, 0, 0, 0]]).bool().reshape(3, 1, 1, 4)
+    assert frame_dice(predicted, mask).tolist() == pytest.approx([2 / 5, 0, 1])
+    assert PresenceHeadObjective("dice").metric(predicted, mask).item() == pytest.approx(1 / 5)  # of positive frames
+    assert auroc(torch.tensor([0.1, 0.4, 0.3]), torch.tensor([0, 1, 1])) == 1
+    assert auroc(torch.tensor([0.1, 0.4]), torch.tensor([1, 1])) == 0.5
+    # a shared trunk: the best score of any threshold on P(nerve)
+    predictions = torch.tensor([[0.0, 0.7], [1.0, 0.9], [2.0, 0.5], [3.0, 0.8]])  # logit and Dice
+    for has_nerve, score in (
+        ([1.0, 1, 0, 1], (0.8 + 0.9 + 0.7) / 4),  # the empty frame costs a point, the two below it win 0.9 and 0.7
+        ([0.0, 1, 0, 1], (0.8 + 1 + 1) / 4),  # 0.9 alone is not worth that point
+        ([1.0, 0, 0, 0], 3 / 4),  # keeping no mask is best
+    ):
+        assert SharedTrunkObjective(5.0).metric(predictions, torch.tensor(has_nerve)).item() == pytest.approx(score)
 
-        def __init__(self):
-            super().__init__()
-            self.weight, self.steps = nn.Parameter(torch.ones(1)), 0
 
-        def forward(self, image):
-            self.steps += self.training
-            logits = self.weight * image
-            if self.training and self.steps == 4:
-                logits = (
-                    logits * torch.nan if what == "loss" else logits + (self.weight - self.weight.detach()).abs().sqrt()
-                )
+class Poisoned(nn.Module):
+    """Finite until the second epoch, then with a loss of NaN, or with a gradient of infinity only."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.weight, self.steps, self.name = nn.Parameter(torch.ones(1)), 0, name
+
+    def forward(self, image):
+        self.steps += self.training
+        logits = self.weight * image
+        if not self.training or self.steps != 4:
             return logits
+        return logits * torch.nan if self.name == "loss" else logits + (self.weight - self.weight.detach()).abs().sqrt()
 
-    some = positives(frames, 6)
-    data, schedule = training.Data(some, some, 2, unchanged), training.Schedule(epochs=3, learning_rate=0.01)
-    message = f"{what} is (nan|inf) in epoch 2, expected a finite one.*look at the frames of this batch: train/"
+
+@pytest.mark.parametrize("name", ["loss", "gradient"])
+def test_what_is_not_finite_stops_the_training_and_names_the_frames(name, positive, tmp_path):
+    message = f"{name} is (nan|inf) in epoch 2, expected a finite one.*lower lr, or look at the frames .*: train/"
     with pytest.raises(InputError, match=message) as error:
-        training.fit(Poisoned(), tasks.segmentation_task("bce"), schedule, data, tmp_path, {})
-    named = str(error.value).split("batch: ")[1].split(", ")
-    assert len(named) == 2 and set(named) <= set(some.names)
+        train(Poisoned(name), positive(6), tmp_path, SegmentationObjective("bce"), batch_size=2)
+    names = str(error.value).split("batch: ")[1].split(", ")
+    assert len(names) == 2 and set(names) <= set(positive(6).names)
     kept = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    assert kept["epoch"] == 0 and kept["state_dict"]["model.weight"].isfinite().all()
+    assert kept["epoch"] == 0 and kept["state_dict"]["network.weight"].isfinite().all()
 
 
-def test_early_stopping_stops(frames, tmp_path):
-    model, some = build_model("unet", base_channels=2, depth=2), positives(frames, 4)
-    never_better = replace(tasks.segmentation_task("dice"), metric=lambda drawn, mask: torch.tensor(0.5))
-    schedule = training.Schedule(epochs=50, learning_rate=0.01, kind="constant", patience=2)
-    curves = training.fit(model, never_better, schedule, training.Data(some, some, 4, unchanged), tmp_path, {})
-    assert len(curves) == 3
+@pytest.fixture
+def scripted(monkeypatch, positive, tmp_path):
+    """Return a function that trains one step per epoch, with given validation figures."""
+
+    def train_scripted(network, *figures, **options):
+        remaining = iter(figures)
+        monkeypatch.setattr(SegmentationObjective, "metric", lambda *_: torch.tensor(next(remaining)))
+        options = {"epochs": len(figures), "lr": 0.05, "schedule": "constant"} | options
+        return train(network, positive(4), tmp_path, **options)
+
+    return train_scripted
 
 
-def test_impossible_schedules_are_refused():
-    with pytest.raises(InputError, match="schedule: expected one of.*'cosine'"):
-        training.Schedule(epochs=1, learning_rate=0.1, kind="cosine")
-    with pytest.raises(InputError, match="epochs: expected 1 or more, found 0"):
-        training.Schedule(epochs=0, learning_rate=0.1)
+def test_patience_stops_early_and_the_best_epoch_is_kept(scripted):
+    network, two_epochs = small_unet(), small_unet()
+    assert len(scripted(network, 0.1, 0.5, 0.2, 0.3, epochs=50, patience=2)) == 4
+    scripted(two_epochs, 0.1, 0.5)
+    assert same_weights(network, two_epochs)
 
 
-def test_two_processes_train_like_one_with_the_doubled_batch(frames, tmp_path):
-    """And the second one may be late to read the best checkpoint: torchrun fails if either process does."""
-    torchrun = ["torch.distributed.run", "--nproc-per-node", "2", "-m"]
-    for devices, start in ((1, []), (2, torchrun)):
-        command = [sys.executable, "-m", *start, "tests.two_processes", frames.folder, tmp_path / str(devices), devices]
-        subprocess.run(list(map(str, command)), cwd=REPOSITORY, check=True, timeout=300)
-    one, two = (pd.read_csv(tmp_path / str(devices) / "curves.csv") for devices in (1, 2))
-    assert len(one) == 4 and one["loss"].iloc[-1] < 0.95 * one["loss"].iloc[0]
-    # the five validation frames are six for two processes, whose mean loss counts one of them twice
-    pd.testing.assert_frame_equal(one.drop(columns="val_loss"), two.drop(columns="val_loss"), rtol=1e-4)
-    np.testing.assert_allclose(one["val_loss"], two["val_loss"], rtol=0.1)
-
-
-def test_accumulated_batches_make_one_step(frames, tmp_path):
-    """Four frames at once, or twice two: the same mean gradient where no layer mixes frames."""
-    curves = {}
-    for batch, accumulate in ((4, 1), (2, 2)):
-        torch.manual_seed(0)
-        model = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.Conv2d(4, 1, 3, padding=1))
-        schedule = training.Schedule(epochs=3, learning_rate=0.05, accumulate=accumulate)
-        some = positives(frames, 8)
-        data, folder = training.Data(some, some, batch, unchanged), tmp_path / str(batch)
-        curves[batch] = training.fit(model, tasks.segmentation_task("bce"), schedule, data, folder, {})
-    pd.testing.assert_frame_equal(curves[4], curves[2], rtol=1e-4)
-
-
-def test_moving_average_of_weights_is_what_is_kept(frames, tmp_path):
+def test_moving_average_of_weights_is_what_is_kept(scripted):
     """One step an epoch at a constant rate: average_k = decay average_(k-1) + (1 - decay) weights_k."""
 
-    def train(folder, **options):
+    def last_weight(*figures, **options):
         torch.manual_seed(0)
-        model, some = torch.nn.Conv2d(1, 1, 1), positives(frames, 4)
-        schedule = training.Schedule(learning_rate=0.05, kind="constant", **options)
-        data = training.Data(some, some, 4, unchanged)
-        better = replace(tasks.segmentation_task("bce"), metric=lambda *_: torch.tensor(float(next(rising))))
-        rising = iter(range(100))
-        training.fit(model, better, schedule, data, tmp_path / folder, {})
-        return model.weight.item()
+        network = nn.Conv2d(1, 1, 1)
+        scripted(network, *figures, **options)
+        return network.weight.item()
 
-    steps = [train(f"plain{epochs}", epochs=epochs) for epochs in (1, 2, 3)]
-    average = steps[0]
-    for weight in steps[1:]:
-        average = 0.5 * average + 0.5 * weight
-    assert train("averaged", epochs=3, ema=0.5) == pytest.approx(average, rel=1e-4)
-    with pytest.raises(InputError, match="ema: expected 0 or more and below 1, found 1"):
-        training.Schedule(epochs=1, learning_rate=0.1, ema=1.0)
+    first, second, third = last_weight(0.1), last_weight(0.1, 0.2), last_weight(0.1, 0.2, 0.3)
+    average = 0.5 * (0.5 * first + 0.5 * second) + 0.5 * third
+    assert last_weight(0.1, 0.2, 0.3, ema_decay=0.5) == pytest.approx(average, rel=1e-4)
 
 
-def test_bf16_trains_too(frames, tmp_path):
-    torch.manual_seed(0)
-    model, some = build_model("unet", base_channels=4, depth=3), positives(frames, 8)
-    task, data = tasks.segmentation_task("bce_dice"), training.Data(some, some, 8, unchanged)
-    curves = training.fit(
-        model, task, training.Schedule(40, 0.02), data, tmp_path, {}, hardware=Hardware(precision="bf16")
-    )
-    assert curves["loss"].iloc[-1] < 0.6 * curves["loss"].iloc[0]
-    assert {weights.dtype for weights in model.parameters()} == {torch.float32}
+def test_accumulated_batches_and_two_processes_train_like_one_large_batch(frames, tmp_path):
+    two_processes.train(frames, tmp_path / "one", batch_size=8)
+    two_processes.train(frames, tmp_path / "accumulated", batch_size=4, accumulate_grad_batches=2)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "tests.two_processes"]
+    subprocess.run([*torchrun, str(frames.folder), str(tmp_path / "two")], cwd=REPOSITORY, check=True, timeout=300)
+    one, *others = (pd.read_csv(tmp_path / name / "curves.csv") for name in ("one", "accumulated", "two"))
+    assert len(one) == 4 and one["loss"].iloc[-1] < 0.95 * one["loss"].iloc[0]
+    for other in others:
+        pd.testing.assert_frame_equal(one.drop(columns="val_loss"), other.drop(columns="val_loss"), rtol=1e-4)
+        # two processes validate the five frames as six, so that their mean loss counts one of them twice
+        np.testing.assert_allclose(one["val_loss"], other["val_loss"], rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("lr", value) for value in (math.nan, 0.0, math.inf)),
+        *((name, 0) for name in ("epochs", "batch_size", "accumulate_grad_batches", "devices", "num_nodes")),
+        *(("patience", -1), ("ema_decay", 1.0), ("schedule", "cosine"), ("precision", "fp16")),
+    ],
+)
+def test_configurations_out_of_range_are_refused(name, value):
+    with pytest.raises(InputError, match=f"{name}: expected .*, found {value!r}$"):
+        TrainingConfig(**{"epochs": 1, "batch_size": 1, "lr": 0.1} | {name: value})

@@ -1,7 +1,4 @@
-"""Started by test_training, with torchrun if DEVICES is 2: `tests.two_processes CACHE FOLDER DEVICES`.
-
-A step has 8 frames in all.
-"""
+"""`torchrun --nproc-per-node 2 -m tests.two_processes CACHE FOLDER`: train a small network in two processes."""
 
 import os
 import sys
@@ -11,40 +8,30 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from nerveceg_lib import runtime, tasks, training
-from nerveceg_lib.compute import Hardware
-from nerveceg_lib.data import cache
-from nerveceg_lib.data.dataset import FrameSet
+from nerveceg_lib import runtime
+from nerveceg_lib.data.cache import FrameCache, load_cache
+from nerveceg_lib.data.datasets import FrameSet
+from nerveceg_lib.training import SegmentationObjective, TrainingConfig, fit
 
 
-def main(opened: Path, folder: Path, devices: int) -> None:
-    runtime.configure(seed=0, threads=1)
-    frames = cache.load_cache(opened)
-    positive = frames.index.loc[frames.index["presence"] == 1, "row"].to_numpy()
-    parts = [FrameSet(frames, rows, (32, 48)) for rows in (positive[:16], positive[16:21])]
+def train(frames: FrameCache, folder: Path, batch_size: int, **options) -> None:
+    """Train a network in which no layer mixes frames, so that every way to form a step of 8 frames gives the same."""
+    positive = frames.index.loc[frames.index["has_nerve"] == 1, "row"].to_numpy()
+    sets = [FrameSet(frames, rows, (32, 48)) for rows in (positive[:16], positive[16:21])]
     torch.manual_seed(0)
-    # without batch norm, whose statistics are each process's own, the two ways are the same sums
-    model = nn.Sequential(nn.Conv2d(1, 8, 5, padding=2), nn.GELU(), nn.Conv2d(8, 1, 5, padding=2))
-    data = training.Data(*parts, 8 // devices, lambda batch: batch)
-    schedule = training.Schedule(epochs=4, learning_rate=0.02)
-    if os.environ.get("LOCAL_RANK") == "1":
-        slow_down_loading()
-    training.fit(
-        model, tasks.segmentation_task("bce_dice"), schedule, data, folder, {}, False, Hardware("fp32", devices)
-    )
-    training.clear_progress(folder)
+    network = nn.Sequential(nn.Conv2d(1, 8, 5, padding=2), nn.GELU(), nn.Conv2d(8, 1, 5, padding=2))
+    config = TrainingConfig(epochs=4, batch_size=batch_size, lr=0.02, **options)
+    fit(network, SegmentationObjective("bce_dice"), *sets, config, folder / "network.pt", {"size": (32, 48)})
 
 
-def slow_down_loading() -> None:
-    """The second process reads the best checkpoint long after the first one has."""
-    load = torch.load
-
-    def late(*arguments, **options):
-        time.sleep(2)
-        return load(*arguments, **options)
-
-    torch.load = late
+def load_late(*arguments, load=torch.load, **options):
+    """Read the best checkpoint long after the first process has, which removes it at the end."""
+    time.sleep(2)
+    return load(*arguments, **options)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
+    runtime.configure(seed=0, threads=1)
+    if os.environ["LOCAL_RANK"] == "1":
+        torch.load = load_late
+    train(load_cache(Path(sys.argv[1])), Path(sys.argv[2]), batch_size=4, devices=2)

@@ -1,1 +1,1 @@
-"""Files and frames: the competition's folder layout, reading, index, cache, audit, data sets."""
+"""Files and frames: the competition's folder layout, the frame cache, the split, the label audit, the data sets."""

@@ -1,14 +1,18 @@
-"""Decode every TIFF once into memory-mapped arrays, with a manifest of hashes that notices change.
+"""Decode every frame once into memory-mapped arrays.
 
-frames.npy   uint8 (frames, 420, 580)        train frames first, then test frames
-masks.npy    uint8 (train frames, 420, 580)  values 0 and 1
-index.csv    one row a frame, in the same order: presence and mask area (-1 for test frames), centroid
-skipped.csv  bad frames left out, with the reason
-manifest.json  hashes of the files; where they differ, the cache is rebuilt
+images.npy   uint8 (frames, 420, 580)        training frames first, then test frames
+masks.npy    uint8 (training frames, 420, 580), values 0 and 1
+index.csv    one row per frame, in the same order: has_nerve and mask area (-1 for test frames), centroid
+skipped.csv  bad frames that were left out, with the reason
+hashes.json  a hash of the content of each file
+manifest.json  sizes and times of the files; the cache is rebuilt if they differ
+resized-HxW/   labelled frames and masks at one input size
 """
 
 import hashlib
+import json
 import math
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,78 +24,71 @@ import cv2
 import numpy as np
 import pandas as pd
 from filelock import FileLock
-from tqdm import tqdm
 
-from nerveceg_lib.data.frames import read_frame, read_mask
-from nerveceg_lib.data.index import list_frames
-from nerveceg_lib.errors import InputError
-from nerveceg_lib.files import read_json, storing, whole_folder, write_csv, write_json
+from nerveceg_lib.data.io import list_frames, read_frame, read_mask
 from nerveceg_lib.rle import FRAME_SHAPE
+from nerveceg_lib.runtime.errors import InputError, one_of
+from nerveceg_lib.runtime.folders import beside
+from nerveceg_lib.runtime.io import matches, read_json, storing, whole_folder, write_csv, write_json
+from nerveceg_lib.runtime.process import reported
 
-FORMAT = 1
+FORMAT = 2
 ON_BAD_FRAME = ("stop", "skip")
 
 
 @dataclass(frozen=True)
 class FrameCache:
-    """The decoded data set: `index` (one row a frame), `frames` and `masks` as described above, in `folder`."""
+    """The decoded data set in `folder`: `index` (one row per frame), `images` and `masks` as described above."""
 
     folder: Path
     index: pd.DataFrame
-    frames: np.ndarray
+    images: np.ndarray
     masks: np.ndarray
     skipped: pd.DataFrame
 
+    @property
+    def digest(self) -> str:
+        """A hash of the content of all source files: it tells whether two caches hold the same data."""
+        hashes = json.dumps(read_json(self.folder / "hashes.json"), sort_keys=True)
+        return hashlib.blake2b(hashes.encode(), digest_size=16).hexdigest()
 
-def open_cache(data_dir: Path, folder: Path, on_bad_frame: str = "stop", progress: bool = True) -> FrameCache:
-    """Open the cache of `data_dir` in `folder`; build it first if it is missing, stale or half-written.
 
-    Raises InputError for a bad frame (`on_bad_frame="stop"`), or lists it in `skipped` ("skip"), and StorageError where
+def open_cache(data_dir: Path, folder: Path, on_bad_frame: str = "stop") -> FrameCache:
+    """Open the cache of `data_dir` in `folder`, and build it first if it is missing, stale or half-written.
+
+    A bad frame raises InputError (`on_bad_frame="stop"`) or is listed in `skipped` ("skip"). Raises StorageError if
     there is no room.
     """
-    if on_bad_frame not in ON_BAD_FRAME:
-        raise InputError(f"on_bad_frame: expected one of {ON_BAD_FRAME}, found {on_bad_frame!r}")
+    one_of("on_bad_frame", on_bad_frame, ON_BAD_FRAME)
     listing = list_frames(data_dir)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):  # runs side by side share one cache
-        if not _is_fresh(data_dir, folder, listing, on_bad_frame):
+        sources = {name: _stamp(data_dir / name) for name in [*listing["path"], *listing["mask_path"]] if name}
+        manifest = {"format": FORMAT, "on_bad_frame": on_bad_frame, "sources": sources}
+        if not matches(folder / "manifest.json", manifest):
             arrays = (len(listing) + int((listing["set"] == "train").sum())) * math.prod(FRAME_SHAPE)
             with storing(folder, needed=arrays), whole_folder(folder) as unfinished:
-                _build(data_dir, unfinished, listing, on_bad_frame, progress)
+                _build(data_dir, unfinished, listing, on_bad_frame)
+                write_json(unfinished / "manifest.json", manifest)
         return load_cache(folder)
 
 
 def load_cache(folder: Path) -> FrameCache:
-    """Load a complete cache without looking at the source files. Raises InputError if it is incomplete."""
+    """Load a complete cache without looking at the source files. Raises InputError if it is incomplete or outdated."""
     if not (folder / "manifest.json").exists():
         raise InputError(f"{folder}: no complete frame cache here; run 01_data_preparation first")
+    if (version := read_json(folder / "manifest.json").get("format")) != FORMAT:
+        raise InputError(
+            f"{folder}: expected a frame cache of format {FORMAT}, found {version}, which an older release wrote; "
+            "run 01_data_preparation again"
+        )
     return FrameCache(
         folder=folder,
         index=pd.read_csv(folder / "index.csv").fillna({"mask_path": ""}),
-        frames=np.load(folder / "frames.npy", mmap_mode="r"),
+        images=np.load(folder / "images.npy", mmap_mode="r"),
         masks=np.load(folder / "masks.npy", mmap_mode="r"),
         skipped=pd.read_csv(folder / "skipped.csv", keep_default_na=False),
     )
-
-
-def _is_fresh(data_dir: Path, folder: Path, listing: pd.DataFrame, on_bad_frame: str) -> bool:
-    """True if every source file has the recorded size and time, or at least the recorded content."""
-    if not (folder / "manifest.json").exists():
-        return False
-    manifest = read_json(folder / "manifest.json")
-    if manifest["format"] != FORMAT or manifest["on_bad_frame"] != on_bad_frame:
-        return False
-    files = manifest["files"]
-    wanted = {name for name in [*listing["path"], *listing["mask_path"]] if name}
-    if wanted != set(files):
-        return False
-    return all(_unchanged(data_dir / name, record) for name, record in files.items())
-
-
-def _unchanged(path: Path, record: dict) -> bool:
-    if _stamp(path) == (record["size"], record["mtime_ns"]):
-        return True
-    return path.exists() == (record["blake2b"] != "") and _digest(path) == record["blake2b"]
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -101,41 +98,39 @@ def _stamp(path: Path) -> tuple[int, int]:
 def _digest(path: Path) -> str:
     try:
         return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
-    except OSError:  # missing or not readable, which reading the frame will say
+    except OSError:  # missing or not readable; reading the frame will report it
         return ""
 
 
-def _build(data_dir: Path, folder: Path, listing: pd.DataFrame, on_bad_frame: str, progress: bool) -> None:
+def _build(data_dir: Path, folder: Path, listing: pd.DataFrame, on_bad_frame: str) -> None:
     kept, skipped = [], []
-    files: dict[str, dict] = {}
+    hashes: dict[str, str] = {}
     decoded = _decode_all(data_dir, listing)
     train_count = int((listing["set"] == "train").sum())
-    with _array(folder / "frames.npy", len(listing)) as frames, _array(folder / "masks.npy", train_count) as masks:
-        for row, frame, mask, records, error in tqdm(
-            decoded, "decode", len(listing), disable=not progress, delay=5, mininterval=5
-        ):
-            files |= records
+    with _array(folder / "images.npy", len(listing)) as images, _array(folder / "masks.npy", train_count) as masks:
+        for row, frame, mask, digests, error in reported(decoded, "frames decoded", len(listing)):
+            hashes |= digests
             if error and on_bad_frame == "stop":
                 raise error
             if error:
                 skipped.append({"path": row["path"], "reason": str(error)})
                 continue
-            frames.write(frame)
+            images.write(frame)
             if mask is not None:
                 masks.write(mask)
             kept.append(row | _describe(mask))
     if not any(row["set"] == "train" for row in kept):
         raise InputError(f"{data_dir}: no usable training frame; {len(skipped)} were skipped")
-    _finish(folder, pd.DataFrame(kept), pd.DataFrame(skipped, columns=["path", "reason"]))
-    manifest = {"format": FORMAT, "on_bad_frame": on_bad_frame, "files": files}
-    write_json(folder / "manifest.json", manifest)
+    write_csv(folder / "index.csv", pd.DataFrame(kept).assign(row=np.arange(len(kept))))
+    write_csv(folder / "skipped.csv", pd.DataFrame(skipped, columns=["path", "reason"]))
+    write_json(folder / "hashes.json", hashes)
 
 
 @contextmanager
 def _array(path: Path, count: int) -> Iterator[BinaryIO]:
-    """An .npy file to write `count` frames to, one after the other; those that do not come are zero.
+    """Open an .npy file to which `count` frames can be written one after the other; missing ones stay zero.
 
-    Not a memory map, whose written pages would count as this process's memory.
+    A memory map is not used, because its written pages would count as this process's memory.
     """
     shape = (count, *FRAME_SHAPE)
     with open(path, "wb") as file:
@@ -146,7 +141,7 @@ def _array(path: Path, count: int) -> Iterator[BinaryIO]:
 
 
 def _decode_all(data_dir: Path, listing: pd.DataFrame) -> Iterator[tuple]:
-    """Decode in a few threads, a bounded number of frames ahead, in the listing's order."""
+    """Decode in four threads, at most 64 frames ahead, in the order of the listing."""
     rows = listing.to_dict("records")
     with ThreadPoolExecutor(4) as pool:
         for start in range(0, len(rows), 64):
@@ -154,29 +149,58 @@ def _decode_all(data_dir: Path, listing: pd.DataFrame) -> Iterator[tuple]:
 
 
 def _decode_row(data_dir: Path, row: dict) -> tuple:
-    paths = [name for name in (row["path"], row["mask_path"]) if name]
-    records = {}
-    for name in paths:
-        size, mtime_ns = _stamp(data_dir / name)
-        records[name] = {"size": size, "mtime_ns": mtime_ns, "blake2b": _digest(data_dir / name)}
+    digests = {name: _digest(data_dir / name) for name in (row["path"], row["mask_path"]) if name}
     try:
         frame = read_frame(data_dir / row["path"])
         mask = read_mask(data_dir / row["mask_path"]) if row["mask_path"] else None
     except InputError as error:
-        return row, None, None, records, error
-    return row, frame, mask, records, None
+        return row, None, None, digests, error
+    return row, frame, mask, digests, None
 
 
 def _describe(mask: np.ndarray | None) -> dict:
     if mask is None:
-        return {"presence": -1, "area": -1}
+        return {"has_nerve": -1, "area": -1}
     area = int(mask.sum())
     moments = cv2.moments(mask, binaryImage=True)
     centre = (moments["m10"] / area, moments["m01"] / area) if area else (math.nan, math.nan)
-    return {"presence": int(area > 0), "area": area, "centroid_x": centre[0], "centroid_y": centre[1]}
+    return {"has_nerve": int(area > 0), "area": area, "centroid_x": centre[0], "centroid_y": centre[1]}
 
 
-def _finish(folder: Path, index: pd.DataFrame, skipped: pd.DataFrame) -> None:
-    index["row"] = np.arange(len(index))
-    write_csv(folder / "index.csv", index)
-    write_csv(folder / "skipped.csv", skipped)
+def resize_frames(images: np.ndarray, rows: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize `rows` of `images` (N, H, W) to `size` (height, width): uint8 (len(rows), height, width)."""
+    out = np.empty((len(rows), *size), np.uint8)
+    for position, row in enumerate(rows):
+        out[position] = cv2.resize(images[row], size[::-1], interpolation=cv2.INTER_AREA)
+    return out
+
+
+def open_resized(cache: FrameCache, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return memory-mapped images and soft masks of all labelled frames at `size`, both uint8 (N, height, width).
+
+    A soft mask holds the share of nerve pixels below each input pixel, times 255, so that thin borders survive. The
+    files are made once, in the cache's folder, and disappear with it when it is rebuilt.
+    """
+    folder = beside(cache.folder) / f"resized-{size[0]}x{size[1]}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        if not folder.exists():
+            # a disk that fills up under a memory map kills the process, so check for room first
+            with storing(folder, needed=2 * len(cache.masks) * size[0] * size[1]), whole_folder(folder) as unfinished:
+                for name, source, scale in (("images", cache.images, 1), ("masks", cache.masks, 255)):
+                    _write(unfinished / f"{name}.npy", source, len(cache.masks), size, scale)
+    images, masks = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("images", "masks"))
+    return images, masks
+
+
+def _write(path, source: np.ndarray, count: int, size: tuple[int, int], scale: int) -> None:
+    out = np.lib.format.open_memmap(path, "w+", np.uint8, (count, *size))
+
+    def fill(start: int) -> None:
+        rows = slice(start, min(start + 64, count))
+        scaled = source[rows] * np.uint8(scale)
+        out[rows] = resize_frames(scaled, np.arange(len(scaled)), size)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(fill, range(0, count, 64)))
+    out.flush()

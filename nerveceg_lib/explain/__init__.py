@@ -1,6 +1,6 @@
-"""What networks look at: every method by name, through one call, for classifiers and segmenters.
+"""What networks look at: 22 explanation methods for classifiers and segmenters, all through `explain`.
 
-The catalogue is that of the collection "PyTorch CNN Visualizations" (Ozbulak), for networks that judge or outline.
+The list follows the collection "PyTorch CNN Visualizations" (Ozbulak), extended to networks that segment.
 """
 
 import inspect
@@ -9,25 +9,29 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from nerveceg_lib.errors import InputError, one_of
-from nerveceg_lib.explain import attribution, generation
-from nerveceg_lib.explain.borrow import Look, Target, borrowed, default_target, find_layer
+from nerveceg_lib.explain import attribution, synthesis
+from nerveceg_lib.explain.hooks import Request, Target, default_target, find_layer, frozen
+from nerveceg_lib.runtime.errors import InputError, one_of
 
 
 class Method(NamedTuple):
-    """`kind`: a "signed" map, an "evidence" map (0 or more), or a "picture" in standardised grey values."""
+    """An explanation method.
 
-    run: Callable[..., torch.Tensor]
-    kind: str
+    `map_type` says what `function` returns: a "signed" map (positive: speaks for the target), an "evidence" map
+    (0 or more), or a "picture" in standardised grey values.
+    """
+
+    function: Callable[..., Tensor]
+    map_type: str
 
 
 METHODS = {
     "gradient": Method(attribution.gradient, "signed"),
-    "gradient-magnitude": Method(partial(attribution.gradient, part=torch.abs), "evidence"),
-    "positive-saliency": Method(partial(attribution.gradient, part=torch.relu), "evidence"),
-    "negative-saliency": Method(partial(attribution.gradient, part=lambda signed: (-signed).relu()), "evidence"),
+    "gradient-magnitude": Method(partial(attribution.gradient, transform=torch.abs), "evidence"),
+    "positive-saliency": Method(partial(attribution.gradient, transform=torch.relu), "evidence"),
+    "negative-saliency": Method(partial(attribution.gradient, transform=lambda signed: (-signed).relu()), "evidence"),
     "guided-backpropagation": Method(attribution.guided_backpropagation, "signed"),
     "gradient-x-image": Method(attribution.gradient_x_image, "signed"),
     "integrated-gradients": Method(attribution.integrated_gradients, "signed"),
@@ -38,50 +42,54 @@ METHODS = {
     "score-cam": Method(attribution.score_cam, "evidence"),
     "layer-cam": Method(attribution.layer_cam, "evidence"),
     "hierarchical-cam": Method(attribution.hierarchical_cam, "evidence"),
-    "lrp": Method(attribution.relevance, "signed"),
+    "lrp": Method(attribution.relevance_propagation, "signed"),
     "guided-activation": Method(attribution.guided_activation, "signed"),
     "attention-gate": Method(attribution.attention, "evidence"),
-    "filter": Method(generation.filter_image, "picture"),
-    "inversion": Method(generation.inverted, "picture"),
-    "deep-dream": Method(generation.deep_dream, "picture"),
-    "class-image": Method(generation.class_image, "picture"),
-    "class-image-regularised": Method(partial(generation.class_image, regularise=0.01), "picture"),
+    "filter": Method(synthesis.filter_image, "picture"),
+    "inversion": Method(synthesis.inversion, "picture"),
+    "deep-dream": Method(synthesis.deep_dream, "picture"),
+    "class-image": Method(synthesis.class_image, "picture"),
+    "class-image-regularised": Method(partial(synthesis.class_image, penalty=0.01), "picture"),
 }
 
 
 def explain(
     model: nn.Module,
-    frame: torch.Tensor,
+    images: Tensor,
     method: str = "grad-cam",
     target: Target | None = None,
     layer: str | tuple[str, ...] = "",
     **options,
-) -> torch.Tensor:
-    """One of METHODS for each image of `frame` (B, C, H, W), standardised: float32 (B, H, W).
+) -> Tensor:
+    """Explain the model's output for each image by one of `METHODS`.
 
-    `target` maps the model's output (N, ...) to one figure an image (N,): by default a classifier's logit, or the sum
-    of a segmenter's logits over what it outlines. `layer` is a name of `model.named_modules()`, by default
-    `model.cam_layer`; "hierarchical-cam" takes several. `options` are those of the method's function. The model comes
-    back in the mode, with the gradients and without the hooks that it had. Raises InputError for names and options
-    that do not exist, and with the reason for a network that the method is not defined for.
+    Args:
+        model: any network; its modes, gradients and hooks are the same afterwards as before.
+        images: standardised images, float32 (B, C, H, W).
+        method: a name in `METHODS`.
+        target: maps the model's output (N, ...) to one number per image (N,). The default is a classifier's logit, or
+            the sum of a segmenter's logits over the mask that it predicts.
+        layer: a name from `model.named_modules()`, by default `model.cam_layer`; "hierarchical-cam" takes several.
+        options: options of the method's function, such as `steps`.
+
+    Returns one map, or one picture, per image: float32 (B, H, W). Raises InputError for methods, layers, options and
+    images that do not fit, and for networks that the method is not defined for, with the reason.
     """
-    run = METHODS[one_of("method", method, METHODS)].run
-    if frame.ndim != 4 or not frame.is_floating_point():
-        raise InputError(f"frame: expected floats (B, C, H, W), found {frame.dtype} {tuple(frame.shape)}")
-    known = set(inspect.signature(run).parameters) - {"look", "part"}
-    for name in set(options) - known:
-        one_of(f"option of {method}", name, sorted(known))
+    function = METHODS[one_of("method", method, METHODS)].function
+    if images.ndim != 4 or not images.is_floating_point():
+        raise InputError(f"images: expected floats (B, C, H, W), found {images.dtype} {tuple(images.shape)}")
+    allowed = sorted(set(inspect.signature(function).parameters) - {"request", "transform"})
+    for name in options:
+        one_of(f"option of {method}", name, allowed)
     layers = (layer or getattr(model, "cam_layer", ""),) if isinstance(layer, str) else tuple(layer)
-    for name in layers if layer else ():
-        find_layer(model, name)
-    with borrowed(model), torch.enable_grad():
-        return torch.cat([_one(run, model, image.detach().unsqueeze(0), target, layers, options) for image in frame])
-
-
-def _one(run: Callable, model: nn.Module, image: torch.Tensor, target, layers, options) -> torch.Tensor:
-    if target is None:
-        with torch.no_grad():
-            target = default_target(model(image))
-    found = run(Look(model, image.clone().requires_grad_(), target, layers), **options).detach()
-    picture = found.ndim == 4
-    return found.mean(1) if picture else attribution.enlarge(found, image).unsqueeze(0)
+    if layer:
+        for name in layers:
+            find_layer(model, name)
+    maps = []
+    with frozen(model), torch.enable_grad():
+        for image in images.detach().split(1):
+            image_target = target or default_target(model(image))
+            result = function(Request(model, image.clone().requires_grad_(), image_target, layers), **options).detach()
+            is_picture = result.ndim == 4  # (1, C, H, W), and a map (h, w) otherwise
+            maps.append(result.mean(1) if is_picture else attribution.resize_maps(result, image).unsqueeze(0))
+    return torch.cat(maps)

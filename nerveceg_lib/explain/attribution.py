@@ -1,195 +1,245 @@
-"""Maps that say which pixels speak for the target. Each method takes a `Look` and gives one map (h, w)."""
+"""Maps of the pixels that speak for the target. Each method takes a `Request` and returns one map (h, w)."""
 
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-from captum.attr import InputXGradient, IntegratedGradients, LayerGradCam, NoiseTunnel, Saliency
-from torch import nn
+from captum.attr import InputXGradient, IntegratedGradients, NoiseTunnel, Saliency
+from torch import Tensor, nn
 
-from nerveceg_lib.errors import InputError, one_of
-from nerveceg_lib.explain.borrow import Look, find_layer, hooked
-from nerveceg_lib.folding import fold_batch_norm
+from nerveceg_lib.explain.hooks import Request, find_layer, hooked
+from nerveceg_lib.inference.fuse import fold_batch_norm
 from nerveceg_lib.models.blocks import AttentionSkip
-from nerveceg_lib.models.shared_trunk import SharedTrunk
+from nerveceg_lib.models.multitask import SharedTrunk
+from nerveceg_lib.runtime.errors import InputError, one_of
 
 
-def gradient(look: Look, part: Callable = torch.positive) -> torch.Tensor:
-    """Vanilla backpropagation (Simonyan et al. 2013, arXiv:1312.6034), or one `part` of its signed map."""
-    return part(Saliency(look.score).attribute(look.image, abs=False).sum(1)[0])
+def gradient(request: Request, transform: Callable = torch.positive) -> Tensor:
+    """Return the gradient of the target with respect to each pixel (Simonyan et al. 2013, arXiv:1312.6034).
 
-
-def guided_backpropagation(look: Look) -> torch.Tensor:
-    """Springenberg et al. 2014, arXiv:1412.6806: what speaks against the target is dropped at every activation.
-
-    The rule is made for ReLU, whose slope is never negative. SiLU's is, below -1.28: cutting the gradient on both sides
-    of an activation carries the rule over and is the rule itself for ReLU. SiLU's small slopes below 0 stay.
+    `transform` is applied to the signed map (H, W), for example `torch.abs`.
     """
-    activations = [module for module in look.model.modules() if isinstance(module, nn.ReLU | nn.SiLU)]
+    return transform(Saliency(request.score).attribute(request.image, abs=False).sum(1)[0])
+
+
+def guided_backpropagation(request: Request) -> Tensor:
+    """Return the gradient without whatever speaks against the target at any activation.
+
+    Springenberg et al. 2014, arXiv:1412.6806. The method was made for ReLU, whose slope is never negative. SiLU's slope
+    is negative below -1.28. The gradient is therefore clipped at 0 both before and behind each activation, which for
+    ReLU is the original method. Raises InputError for networks without ReLU or SiLU.
+    """
+    activations = [module for module in request.model.modules() if isinstance(module, nn.ReLU | nn.SiLU)]
     if not activations:
-        raise InputError(f"guided backpropagation: expected ReLU or SiLU, found none in {type(look.model).__name__}")
+        raise InputError(f"guided backpropagation: expected ReLU or SiLU, found none in {type(request.model).__name__}")
 
-    def cut(module: nn.Module, inputs: tuple, output: torch.Tensor | None = None) -> None:
-        (inputs[0] if output is None else output).register_hook(F.relu)
+    def clip_gradient(module: nn.Module, inputs: tuple, output: Tensor | None = None) -> None:
+        tensor = inputs[0] if output is None else output
+        tensor.register_hook(F.relu)
 
-    with hooked(activations, after=cut, before=cut):
-        return gradient(look)
-
-
-def guided_activation(look: Look, channel: int | None = None) -> torch.Tensor:
-    """Guided backpropagation of one channel of a layer; without `channel` that of the strongest in this frame."""
-    return guided_backpropagation(of_channel(look, channel))
+    with hooked(activations, after=clip_gradient, before=clip_gradient):
+        return gradient(request)
 
 
-def of_channel(look: Look, channel: int | None) -> Look:
-    """The same look with the mean of one channel of a layer as target."""
-    means = look.features(look.image)[0].mean((0, 2, 3))
+def guided_activation(request: Request, channel: int | None = None) -> Tensor:
+    """Return guided backpropagation of one channel of a layer, by default the channel with the highest mean."""
+    return guided_backpropagation(for_channel(request, channel))
+
+
+def for_channel(request: Request, channel: int | None) -> Request:
+    """Return the same request for the mean of one channel of the first layer (None: the one with the highest mean).
+
+    Raises InputError for channels that the layer does not have.
+    """
+    means = request.features(request.image)[0].mean((0, 2, 3))
     channel = int(means.argmax()) if channel is None else channel
     if not 0 <= channel < len(means):
-        raise InputError(f"channel: expected 0 to {len(means) - 1} in layer {look.layers[0]!r}, found {channel}")
-    return replace(look, channel=channel)
+        raise InputError(f"channel: expected 0 to {len(means) - 1} in layer {request.layers[0]!r}, found {channel}")
+    return replace(request, channel=channel)
 
 
-def gradient_x_image(look: Look) -> torch.Tensor:
-    """Shrikumar et al. 2016, arXiv:1605.01713."""
-    return InputXGradient(look.score).attribute(look.image).sum(1)[0]
+def gradient_x_image(request: Request) -> Tensor:
+    """Return the product of gradient and image (Shrikumar et al. 2016, arXiv:1605.01713)."""
+    return InputXGradient(request.score).attribute(request.image).sum(1)[0]
 
 
-def integrated_gradients(look: Look, baseline: float = 0.0, steps: int = 64, most: int = 2048) -> torch.Tensor:
-    """Sundararajan et al. 2017, arXiv:1703.01365; the `baseline` 0 is a frame of its own mean grey.
+def integrated_gradients(request: Request, steps: int = 64, max_steps: int = 2048) -> Tensor:
+    """Return integrated gradients (Sundararajan et al. 2017, arXiv:1703.01365).
 
-    `steps` are doubled, to `most` at the utmost, until the map's sum is the difference of the outputs within 1%.
+    The baseline is an image of zeros, which is the mean grey of a standardised frame. The number of `steps` on the way
+    from there to the image is doubled, up to `max_steps`, until the map's sum agrees with the difference of the two
+    outputs within 1%.
     """
-    method = IntegratedGradients(look.score)
     options = {"method": "riemann_middle", "internal_batch_size": 16, "return_convergence_delta": True}
-    found, gap = method.attribute(look.image, baseline, n_steps=steps, **options)
-    if abs(gap) > 0.01 * abs(found.sum()) and steps < most:
-        return integrated_gradients(look, baseline, 2 * steps, most)
-    return found.sum(1)[0]
+    integrate = partial(IntegratedGradients(request.score).attribute, request.image, **options)
+    attributions, difference = integrate(n_steps=steps)
+    while abs(difference) > 0.01 * abs(attributions.sum()) and steps < max_steps:
+        steps *= 2
+        attributions, difference = integrate(n_steps=steps)
+    return attributions.sum(1)[0]
 
 
-def smoothgrad(look: Look, samples: int = 25, noise: float = 0.15, seed: int = 0) -> torch.Tensor:
-    """Smilkov et al. 2017, arXiv:1706.03825: mean gradient under `noise`, a share of the image's range."""
-    method, image = NoiseTunnel(Saliency(look.score)), look.image.detach()
-    spread = noise * float(image.max() - image.min())
+def smoothgrad(request: Request, samples: int = 25, noise: float = 0.15, seed: int = 0) -> Tensor:
+    """Return the mean gradient over noisy copies of the image (Smilkov et al. 2017, arXiv:1706.03825).
+
+    `noise` is the standard deviation of the noise as a share of the image's range.
+    """
+    image = request.image.detach()
+    deviation = noise * float(image.max() - image.min())
+    method, batch_size = NoiseTunnel(Saliency(request.score)), 5
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return method.attribute(image, "smoothgrad", samples, 5, spread, abs=False).sum(1)[0]
+        return method.attribute(image, "smoothgrad", samples, batch_size, deviation, abs=False).sum(1)[0]
 
 
-def grad_cam(look: Look) -> torch.Tensor:
-    """Selvaraju et al. 2017, arXiv:1610.02391."""
-    layer_cam(look)  # says what is wrong with a layer that has no map
-    method = LayerGradCam(look.score, find_layer(look.model, look.layers[0]))
-    return method.attribute(look.image, relu_attributions=True)[0, 0]
+def grad_cam(request: Request) -> Tensor:
+    """Return Grad-CAM of a layer (Selvaraju et al. 2017, arXiv:1610.02391).
+
+    Each channel is weighted by its mean gradient. Raises InputError for layers that the target does not depend on.
+    """
+    features, output = request.features(request.image)
+    features, gradients = _with_gradients(request, [features], output)[0]
+    weights = gradients.mean((2, 3), keepdim=True)
+    return (weights * features).sum(1).relu()[0]
 
 
-def seg_grad_cam(look: Look) -> torch.Tensor:
-    """Grad-CAM of the logits in a region (Vinogradova et al. 2020, arXiv:2002.11434)."""
-    if look.model(look.image).ndim != 4:
-        raise InputError(f"seg-grad-cam: expected a segmenter, found {type(look.model).__name__}, which draws no mask")
-    return grad_cam(look)
+def seg_grad_cam(request: Request) -> Tensor:
+    """Return Grad-CAM for the logits in a region of the mask (Vinogradova et al. 2020, arXiv:2002.11434).
+
+    Raises InputError for networks that do not predict a mask.
+    """
+    if request.model(request.image).ndim != 4:
+        raise InputError(f"seg-grad-cam: expected a segmenter, found the classifier {type(request.model).__name__}")
+    return grad_cam(request)
 
 
-def guided_grad_cam(look: Look) -> torch.Tensor:
-    """Guided backpropagation where Grad-CAM sees evidence (Selvaraju et al. 2017)."""
-    return guided_backpropagation(look) * enlarge(grad_cam(look), look.image)
+def guided_grad_cam(request: Request) -> Tensor:
+    """Return the product of guided backpropagation and Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391)."""
+    return guided_backpropagation(request) * resize_maps(grad_cam(request), request.image)
 
 
-def layer_cam(look: Look) -> torch.Tensor:
-    """Element-wise Grad-CAM: LayerCAM (Jiang et al. 2021, doi:10.1109/TIP.2021.3089943)."""
-    features, output = look.features(look.image)
-    if not (maps := _element_wise(look, [features], output)):
-        raise InputError(f"layer: expected one that the target depends on, found {look.layers[0]!r}, which has no say")
-    return maps[0]
+def layer_cam(request: Request) -> Tensor:
+    """Return LayerCAM, also called element-wise Grad-CAM (Jiang et al. 2021, doi:10.1109/TIP.2021.3089943).
+
+    Each pixel of each channel is weighted by its own gradient, or by 0 if that is negative. Raises InputError for
+    layers that the target does not depend on.
+    """
+    features, output = request.features(request.image)
+    return _element_wise_cam(*_with_gradients(request, [features], output)[0])
 
 
-def _element_wise(look: Look, features: list[torch.Tensor], output: torch.Tensor) -> list[torch.Tensor]:
-    slopes = torch.autograd.grad(look.target(output).sum(), features, allow_unused=True)
-    pairs = zip(slopes, features, strict=True)
-    return [(slope.relu() * feature).sum(1).relu()[0] for slope, feature in pairs if slope is not None]
+def hierarchical_cam(request: Request) -> Tensor:
+    """Combine LayerCAM over several layers: the maximum of the maps, each scaled to tanh(2 x / max x).
+
+    Two or more layers in the request are combined as they are. With one layer, the last layer at each resolution is
+    used, as far as it is at least as fine as that layer; without a layer, the last at every resolution.
+    """
+    model, image, layers = request.model, request.image, request.layers
+    several = len(layers) > 1
+    modules = [find_layer(model, name) for name in layers] if several else list(model.modules())[1:]
+    last_outputs: dict[object, Tensor] = {}  # by module, or by resolution
+
+    def record(module: nn.Module, inputs: tuple, output: object) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4 and output.shape[1] > 1:
+            last_outputs[module if several else output.shape[2:]] = output
+
+    with hooked(modules, record):
+        final = model(image)
+    features = list(last_outputs.values())
+    if not several and layers[0]:
+        min_height = request.features(image)[0].shape[2]
+        features = [tensor for tensor in features if tensor.shape[2] >= min_height]
+    maps = [resize_maps(_element_wise_cam(*pair), image) for pair in _with_gradients(request, features, final)]
+    return torch.stack([torch.tanh(2 * cam / cam.max().clamp_min(1e-12)) for cam in maps]).amax(0)
 
 
-def hierarchical_cam(look: Look) -> torch.Tensor:
-    """LayerCAM of several layers, largest of the scaled maps; of one: of the last at each resolution down to its."""
-    chosen = [find_layer(look.model, name) for name in look.layers] if len(look.layers) > 1 else None
-    coarsest = 1 if chosen or look.layers == ("",) else look.features(look.image)[0].shape[2]
-    last = {}
+def _with_gradients(request: Request, features: list[Tensor], output: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Pair each of the features with the target's gradient; features that the target does not depend on are dropped.
 
-    def note(module: nn.Module, inputs: tuple, output: object) -> None:
-        if (
-            isinstance(output, torch.Tensor)
-            and output.ndim == 4
-            and output.shape[1] > 1
-            and output.shape[2] >= coarsest
-        ):
-            last[module if chosen else output.shape[2:]] = output
+    Raises InputError if none are left.
+    """
+    gradients = torch.autograd.grad(request.target(output).sum(), features, allow_unused=True)
+    pairs = [pair for pair in zip(features, gradients, strict=True) if pair[1] is not None]
+    if not pairs:
+        raise InputError(f"layer: expected one that the target depends on, found {', '.join(request.layers)!r}")
+    return pairs
 
-    with hooked(chosen or list(look.model.modules())[1:], note):
-        output = look.model(look.image)
-    maps = [enlarge(one, look.image) for one in _element_wise(look, list(last.values()), output)]
-    return torch.stack([torch.tanh(2 * one / one.max().clamp_min(1e-12)) for one in maps]).amax(0)
+
+def _element_wise_cam(features: Tensor, gradients: Tensor) -> Tensor:
+    """Return the map (h, w) of features (1, K, h, w) that are weighted by their positive gradients."""
+    return (gradients.relu() * features).sum(1).relu()[0]
 
 
 @torch.no_grad()
-def score_cam(look: Look) -> torch.Tensor:
-    """Wang et al. 2020, arXiv:1910.01279: a channel weighs what the target is when only its places are shown."""
-    features = look.features(look.image)[0][0]  # (K, h, w)
+def score_cam(request: Request) -> Tensor:
+    """Return Score-CAM of a layer (Wang et al. 2020, arXiv:1910.01279).
+
+    Each channel is weighted by the target for the image multiplied by that channel, so no gradients are needed.
+    """
+    features = request.features(request.image)[0][0]  # (K, h, w)
     low, high = features.amin((1, 2), keepdim=True), features.amax((1, 2), keepdim=True)
-    shown = enlarge((features - low) / (high - low).clamp_min(1e-12), look.image).unsqueeze(1)  # (K, 1, H, W)
-    scores = torch.cat([look.score(look.image * part) for part in shown.split(32)])
-    weights = (scores - look.score(torch.zeros_like(look.image))).softmax(0)
+    channel_masks = resize_maps((features - low) / (high - low).clamp_min(1e-12), request.image).unsqueeze(1)
+    scores = torch.cat([request.score(request.image * masks) for masks in channel_masks.split(32)])
+    weights = (scores - request.score(torch.zeros_like(request.image))).softmax(0)
     return torch.einsum("k,khw->hw", weights, features).relu()
 
 
-def relevance(look: Look, gamma: float = 0.25) -> torch.Tensor:
-    """Layer-wise relevance propagation (Bach et al. 2015, doi:10.1371/journal.pone.0130140).
+def relevance_propagation(request: Request, gamma: float = 0.25) -> Tensor:
+    """Return layer-wise relevance propagation (Bach et al. 2015, doi:10.1371/journal.pone.0130140).
 
-    Batch norm is folded; the gamma rule (Montavon et al. 2019, doi:10.1007/978-3-030-28954-6_10) holds where inputs are
-    activations, 0 or more, and the 0 rule elsewhere. Each layer is rewritten so that gradient x image is the
-    relevance; biases take their share. captum's LRP knows neither sums nor skip connections.
+    Batch norm is folded into the convolutions first. The gamma rule (Montavon et al. 2019,
+    doi:10.1007/978-3-030-28954-6_10) is used for layers whose inputs are activations (0 or more), and the 0 rule for
+    the others. Each layer is rewritten so that gradient x image is the relevance; biases take their share. captum's
+    LRP supports neither sums nor skip connections. Raises InputError for networks with SiLU or attention, for which no
+    rule conserves relevance.
     """
-    bent = [part for part in look.model.modules() if isinstance(part, nn.SiLU | nn.Sigmoid | SharedTrunk)]
-    if bent:
-        raise InputError(
-            f"lrp: expected ReLU, pooling and linear layers alone (unet, deep-residual-unet, r2unet, r2unet-encoder, "
-            f"resnets), found {type(bent[0]).__name__}, for which no rule conserves relevance"
-        )
-    model = fold_batch_norm(look.model, look.image.detach())
-    linear = [part for part in model.modules() if isinstance(part, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)]
-    twins: dict[nn.Module, nn.Module] = {part: copy.deepcopy(part) for part in linear}
-    for weight in (weight for twin in twins.values() for weight in twin.parameters()):
+    unsupported = [layer for layer in request.model.modules() if isinstance(layer, nn.SiLU | nn.Sigmoid | SharedTrunk)]
+    if unsupported:
+        name = type(unsupported[0]).__name__
+        raise InputError(f"lrp: expected ReLU, pooling and linear layers only, as in unet or resnet18, found {name}")
+    model = fold_batch_norm(request.model, request.image.detach())
+    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)]
+    favoured: dict[nn.Module, nn.Module] = {layer: copy.deepcopy(layer) for layer in layers}
+    for weight in (weight for layer in favoured.values() for weight in layer.parameters()):
         weight.add_(gamma * weight.clamp_min(0))
 
-    def rule(module: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor | None:
+    def gamma_rule(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor | None:
         if inputs[0].min() < 0:
             return None
-        strong = twins[module](inputs[0])
-        return strong * (output / torch.where(strong == 0, 1, strong)).detach()
+        increased = favoured[module](inputs[0])
+        # the value stays that of `output`, but gradients are those of the increased weights
+        return increased * (output / torch.where(increased == 0, 1, increased)).detach()
 
-    with hooked(linear, rule):
-        return gradient_x_image(replace(look, model=model))
+    with hooked(layers, gamma_rule):
+        return gradient_x_image(replace(request, model=model))
 
 
 @torch.no_grad()
-def attention(look: Look) -> torch.Tensor:
-    """What an attention gate lets through, 0 to 1 (Oktay et al. 2018): the one called `layer`, or the finest."""
-    if not (found := gates(look.model)):
-        raise InputError(f"attention-gate: expected one of the attention-unets, found {type(look.model).__name__}")
-    default = look.layers[0] == getattr(look.model, "cam_layer", "")
-    return look.features(look.image, found[0] if default else one_of("layer", look.layers[0], found))[0][0, 0]
+def attention(request: Request) -> Tensor:
+    """Return the weights, 0 to 1, of an attention gate (Oktay et al. 2018, arXiv:1804.03999).
+
+    The request's layer names the gate (see `attention_gates`); by default it is the finest one. Raises InputError for
+    networks without attention gates.
+    """
+    gates = attention_gates(request.model)
+    if not gates:
+        raise InputError(f"attention-gate: expected one of the attention-unets, found {type(request.model).__name__}")
+    is_default = request.layers[0] == getattr(request.model, "cam_layer", "")
+    gate = gates[0] if is_default else one_of("layer", request.layers[0], gates)
+    return replace(request, layers=(gate,)).features(request.image)[0][0, 0]
 
 
-def gates(model: nn.Module) -> list[str]:
-    """Names of a network's attention gates, the finest first."""
-    gated = [name for name, part in model.named_modules() if isinstance(part, AttentionSkip) and part.grid != "none"]
-    return [f"{name}.psi" for name in gated]
+def attention_gates(model: nn.Module) -> list[str]:
+    """Return the names of a network's attention gates for `explain(..., layer=name)`, the finest first."""
+    modules = model.named_modules()
+    return [f"{name}.psi" for name, module in modules if isinstance(module, AttentionSkip) and hasattr(module, "psi")]
 
 
-def enlarge(maps: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-    """Maps (h, w) or (K, h, w) at the size of `image` (1, C, H, W)."""
-    stack = maps.reshape(1, -1, *maps.shape[-2:])
-    full = F.interpolate(stack, size=image.shape[-2:], mode="bilinear", align_corners=False)
-    return full.reshape(*maps.shape[:-2], *image.shape[-2:])
+def resize_maps(maps: Tensor, image: Tensor) -> Tensor:
+    """Resize maps (h, w) or (K, h, w) to the height and width of `image` (1, C, H, W)."""
+    batch = maps.reshape(1, -1, *maps.shape[-2:])
+    resized = F.interpolate(batch, size=image.shape[-2:], mode="bilinear", align_corners=False)
+    return resized.reshape(*maps.shape[:-2], *image.shape[-2:])

@@ -1,15 +1,17 @@
-"""One registry of models: every network of the kit is built by name from a plain, JSON-safe configuration."""
+"""The registry of networks: each one is built by name from plain options that fit into a JSON file."""
 
+import difflib
 import inspect
+import pkgutil
 from collections.abc import Callable
 
+import yaml
 from torch import nn
 
-from nerveceg_lib.errors import InputError, one_of
 from nerveceg_lib.models import unet
-from nerveceg_lib.models.efficient_unet import EFFICIENT_UNETS
-from nerveceg_lib.models.presence import CLASSIFIERS as PLAIN_CLASSIFIERS
-from nerveceg_lib.models.shared_trunk import SHARED_TRUNKS
+from nerveceg_lib.models.classifiers import CLASSIFIERS as PLAIN_CLASSIFIERS
+from nerveceg_lib.models.multitask import EFFICIENT_UNETS, SHARED_TRUNKS
+from nerveceg_lib.runtime.errors import InputError
 
 CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {**PLAIN_CLASSIFIERS, **SHARED_TRUNKS}
 SEGMENTERS: dict[str, Callable[..., nn.Module]] = {
@@ -22,29 +24,62 @@ SEGMENTERS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def build_model(name: str, **config) -> nn.Module:
-    """Build network `name` from `CLASSIFIERS` or `SEGMENTERS`.
+def build_model(name: str, **options) -> nn.Module:
+    """Build a network by name.
 
-    A classifier maps images (B, in_channels, H, W) to one presence logit a frame, (B,); a segmenter to
-    mask logits (B, 1, H, W). Raises InputError for an unknown name or option, with what is allowed.
+    Args:
+        name: a name in `CLASSIFIERS` or `SEGMENTERS`, or "module:Class" for a network of your own that Python can
+            import, such as "my_networks:TinyUNet" from `notebooks/my_networks.py`.
+        options: what the network's builder takes, such as `base_channels`.
+
+    A classifier maps standardised frames (B, 1, H, W) to presence logits (B,); a segmenter maps them to mask logits
+    (B, 1, H, W). Raises InputError for an unknown name or option, with what is allowed.
     """
-    allowed = options(name)
-    if unknown := sorted(set(config) - allowed):
+    allowed = options_of(name)
+    if unknown := sorted(set(options) - allowed):
         raise InputError(f"{name}: unknown options {unknown}, expected some of {sorted(allowed)}")
-    return (CLASSIFIERS | SEGMENTERS)[name](**config)
+    return _builder(name)(**options)
 
 
-def options(name: str) -> set[str]:
-    """The options that network `name` takes. Raises InputError for an unknown name."""
-    registry = CLASSIFIERS | SEGMENTERS
-    parameters = inspect.signature(registry[one_of("model", name, registry)]).parameters.values()
-    own = {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
-    if len(own) == len(parameters):
-        return own
-    shared = inspect.signature(unet.EncoderDecoder).parameters.values()
-    return own | {p.name for p in shared if p.kind is p.KEYWORD_ONLY}
+def options_of(name: str) -> set[str]:
+    """Return the names of the options that network `name` takes. Raises InputError for an unknown name."""
+    return set(inspect.signature(_builder(name)).parameters)
 
 
-def supported(name: str, **wanted) -> dict:
-    """Those of the `wanted` options that network `name` has: what notebooks pass on from their parameters."""
-    return {option: value for option, value in wanted.items() if option in options(name)}
+def supported(name: str, **options) -> dict:
+    """Return those of `options` that network `name` takes.
+
+    Sizes such as `base_channels` are left out for networks whose widths are fixed. An option that is switched on (True)
+    and that the network does not have raises InputError.
+    """
+    allowed = options_of(name)
+    if missing := [option for option, value in options.items() if value is True and option not in allowed]:
+        raise InputError(f"{missing[0]}: {name} does not have it, expected some of {sorted(allowed)}")
+    return {option: value for option, value in options.items() if option in allowed}
+
+
+def parse_options(text: str) -> dict:
+    """Return options written like "dropout: 0.4, drop_connect: 0.2". Raises InputError for other text."""
+    try:
+        options = yaml.safe_load(f"{{{text}}}")
+        complete = None not in options.values()  # YAML takes "dropout=0.4" for a name without a value
+    except yaml.YAMLError:
+        complete = False
+    if not complete:
+        raise InputError(f'model_options: expected text like "dropout: 0.4, shortcut: projection", found {text!r}')
+    return options
+
+
+def _builder(name: str) -> Callable[..., nn.Module]:
+    networks = CLASSIFIERS | SEGMENTERS
+    if name in networks:
+        return networks[name]
+    if ":" in name:
+        try:
+            builder = pkgutil.resolve_name(name)
+            inspect.signature(builder)  # raises TypeError for what cannot be called
+            return builder
+        except (ImportError, AttributeError, TypeError, ValueError) as error:
+            raise InputError(f"model: expected {name!r} to be importable as module:Class, found: {error}") from error
+    nearest = difflib.get_close_matches(name, networks, n=3, cutoff=0.0)
+    raise InputError(f"model: expected one of {sorted(networks)} or module:Class, found {name!r}; nearest: {nearest}")

@@ -1,50 +1,50 @@
-"""Blocks that plug into the encoder-decoder.
+"""Building blocks of the U-Net family.
 
-Convolution units take `(in_channels, out_channels, stride)`; stride 2 halves the size. Ups take
-`(in_channels, out_channels, mode)`, double the size and say in `out_channels` how many channels leave
-them. Skips take `(channels, level)`, level 0 the finest, and join encoder features (B, C, H, W) with
-decoded ones (B, C', H, W) and, if they like, with what these were upsampled from (B, 2C, H/2, W/2).
+Convolution units take `(in_channels, out_channels, stride)`; stride 2 halves the height and width. Upsampling blocks
+take `(in_channels, out_channels)`, double the height and width, and store in `out_channels` how many channels they
+return. Skip connections take `(channels, level)`, where level 0 is the finest; they join the encoder's features
+(B, C, H, W) with the decoder's (B, C', H, W), and may use the coarser features that were upsampled (B, 2C, H/2, W/2).
 """
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nerveceg_lib.errors import InputError, at_least, one_of
+from nerveceg_lib.runtime.errors import InputError, one_of
+
+RECURRENCE = 2  # t of the paper (Alom et al. 2018)
 
 
 class DoubleConv(nn.Sequential):
-    """Two 3x3 convolutions, each with batch norm and ReLU (U-Net's unit; batch norm came later)."""
+    """Two 3x3 convolutions, each with batch norm and ReLU: U-Net's unit (the paper has no batch norm yet)."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, dropout: float = 0.0):
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1):
         super().__init__(
             nn.MaxPool2d(2) if stride == 2 else nn.Identity(),
             *conv_bn_relu(in_channels, out_channels),
-            dropped(dropout),
             *conv_bn_relu(out_channels, out_channels),
         )
 
 
 class RecurrentConv(nn.Module):
-    """3x3 convolution applied 1 + t times with the same weights: y <- f(x + y) (Liang & Hu 2015).
+    """A 3x3 convolution that is applied 1 + t times with the same weights: y <- f(x + y) (Liang & Hu 2015).
 
-    Each step keeps batch statistics of its own, though not weights (Cooijmans et al. 2016, arXiv:1603.09025): the
-    steps' activations differ, and statistics mixed over them make evaluation differ from training.
+    Each step has its own batch statistics, though not its own weights (Cooijmans et al. 2016, arXiv:1603.09025). The
+    activations of the steps differ, and statistics mixed over them would make evaluation differ from training.
     """
 
-    def __init__(self, channels: int, recurrence: int):
+    def __init__(self, channels: int):
         super().__init__()
-        at_least(1, recurrence=recurrence)
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for _ in range(1 + recurrence))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for _ in range(1 + RECURRENCE))
         self.relu = nn.ReLU()
         for norm in self.norms[1:]:
             norm.weight, norm.bias = self.norms[0].weight, self.norms[0].bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        first, *later = self.norms
-        y = self.relu(first(self.conv(x)))
-        for norm in later:
+        first_norm, *other_norms = self.norms
+        y = self.relu(first_norm(self.conv(x)))
+        for norm in other_norms:
             y = self.relu(norm(self.conv(x + y)))
         return y
 
@@ -52,14 +52,12 @@ class RecurrentConv(nn.Module):
 class RecurrentResidual(nn.Module):
     """R2U-Net's unit: two recurrent convolutions with a shortcut around both (Alom et al. 2018, fig. 4d)."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, recurrence: int = 2, dropout: float = 0.0):
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1):
         super().__init__()
         self.enter = nn.Sequential(
             nn.MaxPool2d(2) if stride == 2 else nn.Identity(), nn.Conv2d(in_channels, out_channels, kernel_size=1)
         )
-        self.recurrent = nn.Sequential(
-            RecurrentConv(out_channels, recurrence), dropped(dropout), RecurrentConv(out_channels, recurrence)
-        )
+        self.recurrent = nn.Sequential(RecurrentConv(out_channels), RecurrentConv(out_channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.enter(x)
@@ -67,14 +65,14 @@ class RecurrentResidual(nn.Module):
 
 
 class PreActivationResidual(nn.Module):
-    """Two times batch norm, ReLU, 3x3 convolution, and a shortcut (Zhang et al. 2018, fig. 1b).
+    """Batch norm, ReLU and a 3x3 convolution, twice, with a shortcut around both (Zhang et al. 2018, fig. 1b).
 
-    The first unit sees the image, which wants no activation before its convolution (`stem`). Where channels
-    change, the "identity" shortcut has no weights: it cuts or zero-pads the channels (He et al. 2015, option A), so
-    that in the decoder it hands on the encoder's features; "projection" is a 1x1 convolution.
+    The first unit (`stem`) sees the image, which needs no activation before its convolution. If the number of channels
+    changes, the "identity" shortcut cuts channels off or pads them with zeros and has no weights (He et al. 2015,
+    option A), so that in the decoder it passes the encoder's features on; "projection" is a 1x1 convolution.
     """
 
-    def __init__(self, in_channels, out_channels, stride=1, shortcut="identity", dropout=0.0, stem=False):
+    def __init__(self, in_channels, out_channels, stride=1, shortcut="identity", stem=False):
         super().__init__()
         projects = one_of("shortcut", shortcut, ("identity", "projection")) == "projection"
         self.missing = out_channels - in_channels  # channels; negative: too many
@@ -85,39 +83,34 @@ class PreActivationResidual(nn.Module):
             nn.Conv2d(in_channels, out_channels, 3, stride, padding=1),
             nn.BatchNorm2d(out_channels),
             nn.ReLU(inplace=True),
-            dropped(dropout),
             nn.Conv2d(out_channels, out_channels, 3, padding=1),
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.project is not None:
             return self.project(x) + self.residual(x)
-        kept = x[:, :, :: self.stride, :: self.stride]
-        return F.pad(kept, (0, 0, 0, 0, 0, self.missing)) + self.residual(x)
+        identity = x[:, :, :: self.stride, :: self.stride]
+        return F.pad(identity, (0, 0, 0, 0, 0, self.missing)) + self.residual(x)
 
 
 class UpConv(nn.Sequential):
-    """Double the size, then a 3x3 convolution (no checkerboard patterns); or a 2x2 "transpose" convolution."""
+    """Double the height and width by nearest neighbours, then a 3x3 convolution, which avoids checkerboard patterns."""
 
-    def __init__(self, in_channels: int, out_channels: int, mode: str = "nearest"):
-        if one_of("upsample", mode, ("nearest", "bilinear", "transpose")) == "transpose":
-            transposed = nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2)
-            super().__init__(transposed, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
-        else:
-            super().__init__(nn.Upsample(scale_factor=2, mode=mode), *conv_bn_relu(in_channels, out_channels))
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(nn.Upsample(scale_factor=2, mode="nearest"), *conv_bn_relu(in_channels, out_channels))
         self.out_channels = out_channels
 
 
 class PlainUp(nn.Upsample):
-    """Double the size and keep all channels."""
+    """Double the height and width and keep all channels."""
 
-    def __init__(self, in_channels: int, out_channels: int, mode: str = "nearest"):
-        super().__init__(scale_factor=2, mode=one_of("upsample", mode, ("nearest", "bilinear")))
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(scale_factor=2, mode="nearest")
         self.out_channels = in_channels
 
 
 class ConcatSkip(nn.Module):
-    """U-Net's skip connection: encoder features beside decoder features."""
+    """U-Net's skip connection: the encoder's features beside the decoder's."""
 
     def __init__(self, channels: int, level: int):
         super().__init__()
@@ -127,25 +120,25 @@ class ConcatSkip(nn.Module):
 
 
 class AttentionSkip(nn.Module):
-    """Additive attention gate before the concatenation (Oktay et al. 2018, arXiv:1804.03999, eq. 1-2).
+    """An additive attention gate before the concatenation (Oktay et al. 2018, arXiv:1804.03999, eq. 1-2).
 
-    "fine": the gating signal is the upsampled decoder feature and attention has the skip's resolution, the
-    form in common use for 2D. "coarse", the paper's: the signal is the coarser decoder feature, the skip is
-    brought to its grid by a strided convolution and the attention upsampled again; the finest level, whose
-    features mean too little yet, has no gate.
+    With the `grid` "fine" the gating signal is the upsampled decoder feature and attention has the resolution of the
+    skip connection; this form is in common use for 2D images. "coarse" is the paper's: the signal is the coarser
+    decoder feature, a strided convolution brings the skip connection to its grid, and the attention is upsampled again.
+    The finest level then has no gate, because its features do not carry enough information yet.
     """
 
     def __init__(self, channels: int, level: int, grid: str = "fine"):
         super().__init__()
         inner = max(1, channels // 2)
-        self.grid = one_of("gate_grid", grid, ("fine", "coarse")) if grid != "coarse" or level else "none"
+        self.grid = one_of("attention_grid", grid, ("fine", "coarse")) if grid != "coarse" or level else "none"
         if self.grid == "none":
             return
         fine = grid == "fine"
-        signal = channels if fine else 2 * channels
-        self.from_signal = nn.Sequential(nn.Conv2d(signal, inner, kernel_size=1), nn.BatchNorm2d(inner))
-        step = 1 if fine else 2
-        self.from_skip = nn.Sequential(nn.Conv2d(channels, inner, step, step), nn.BatchNorm2d(inner))
+        signal_channels = channels if fine else 2 * channels
+        self.from_signal = nn.Sequential(nn.Conv2d(signal_channels, inner, kernel_size=1), nn.BatchNorm2d(inner))
+        stride = 1 if fine else 2
+        self.from_skip = nn.Sequential(nn.Conv2d(channels, inner, stride, stride), nn.BatchNorm2d(inner))
         self.relu = nn.ReLU()
         self.psi = nn.Sequential(nn.Conv2d(inner, 1, kernel_size=1), nn.BatchNorm2d(1), nn.Sigmoid())
 
@@ -160,15 +153,23 @@ class AttentionSkip(nn.Module):
 
 
 def conv_bn_relu(in_channels: int, out_channels: int) -> list[nn.Module]:
-    return [
-        nn.Conv2d(in_channels, out_channels, 3, padding=1),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
-    ]
+    """Return a 3x3 convolution, batch norm and ReLU."""
+    return [nn.Conv2d(in_channels, out_channels, 3, padding=1), nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
 
 
-def dropped(share: float, kind: type[nn.Module] = nn.Dropout2d) -> nn.Module:
-    """Dropout of a `share` of whole feature maps; without dropout no pass over memory is spent."""
-    if not 0 <= share < 1:
-        raise InputError(f"dropout: expected 0 or more and below 1, found {share}")
-    return kind(share) if share else nn.Identity()
+def dropout_layer(rate: float) -> nn.Module:
+    """Return dropout at `rate`, or the identity for 0. Raises InputError for a rate outside [0, 1)."""
+    if not 0 <= rate < 1:
+        raise InputError(f"dropout: expected 0 or more and below 1, found {rate}")
+    return nn.Dropout(rate) if rate else nn.Identity()
+
+
+def initialise(module: nn.Module) -> None:
+    """Draw the weights of all convolutions and linear layers anew (He et al. 2015), and reset batch norm."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.BatchNorm2d):
+            layer.reset_parameters()

@@ -1,4 +1,4 @@
-"""EfficientNet (Tan & Le 2019, arXiv:1905.11946) as trunk of the presence classifier and of EfficientU-Net."""
+"""EfficientNet (Tan & Le 2019, arXiv:1905.11946) as encoder of the presence classifier and of EfficientU-Net."""
 
 from urllib.error import URLError
 
@@ -6,43 +6,44 @@ import torch
 from efficientnet_pytorch import EfficientNet
 from torch import nn
 
-from nerveceg_lib.errors import InputError
+from nerveceg_lib.runtime.errors import InputError
 
 
-class EfficientNetTrunk(nn.Module):
-    """Image (B, in_channels, H, W), one channel or three -> features at stride 4, 8, 16 and the last; any size.
+class EfficientNetEncoder(nn.Module):
+    """Image (B, 1 or 3, H, W) -> features at stride 4, 8, 16 and the last ones; any size.
 
-    A grey channel is expanded to the three that ImageNet weights expect. `pretrained` loads those, which needs
-    a network or a filled cache (InputError without). `drop_connect` (stochastic depth) helps runs of many
-    epochs and hurts short ones. Padding is computed per input: the library's static padding silently fixes
-    another geometry when the size differs from the one given at construction.
+    Args:
+        version: "efficientnet-b0" to "efficientnet-b7".
+        pretrained: load ImageNet weights, which needs a network or a filled cache (InputError without either).
+        drop_connect: rate of stochastic depth, 0 to 1. It helps in runs of many epochs and hurts in short ones.
+
+    A grey channel is expanded to the three channels that ImageNet weights expect. Padding is computed for each input:
+    the package's static padding silently fixes a different geometry if the size differs from that at construction.
     """
 
-    def __init__(self, version: str, in_channels: int = 1, pretrained: bool = False, drop_connect: float = 0.0):
+    def __init__(self, version: str, pretrained: bool = False, drop_connect: float = 0.0):
         super().__init__()
-        if in_channels not in (1, 3):
-            raise InputError(f"in_channels: expected 1 (grey, expanded) or 3 for {version}, found {in_channels}")
         options = {"image_size": None, "drop_connect_rate": drop_connect}
         self.net = _load_pretrained(version, options) if pretrained else EfficientNet.from_name(version, **options)
         _lighten(self.net)
         if not pretrained:
             _prepare_for_scratch(self.net)
         blocks, stride = [block._block_args for block in self.net._blocks], 2
-        reached = {}  # stride -> index of the last block there
+        last_block = {}  # stride -> index of the last block with that stride
         for index, block in enumerate(blocks):
             stride *= block.stride if isinstance(block.stride, int) else block.stride[0]
-            reached[stride] = index
-        self.level_widths = [blocks[index].output_filters for _, index in sorted(reached.items())]  # strides 2 to 32
+            last_block[stride] = index
+        self.level_widths = [blocks[index].output_filters for _, index in sorted(last_block.items())]  # strides 2 to 32
         self.widths = [*self.level_widths[1:4], self.net._fc.in_features]
         self.net._fc = nn.Identity()
-        self.cam_layer = f"net._blocks.{reached[8]}"
+        self.cam_layer = f"net._blocks.{last_block[8]}"
 
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
         levels, last = self.levels(image)
         return [*levels[1:4], last]
 
     def levels(self, image: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Features at stride 2, 4, 8, 16, 32, and the last ones (stride 32, made wide for classification)."""
+        """Return the features at stride 2, 4, 8, 16 and 32, and the last ones (stride 32, widened for classifying)."""
         endpoints = self.net.extract_endpoints(image.expand(-1, 3, -1, -1))
         return [endpoints[f"reduction_{level}"] for level in range(1, 6)], endpoints["reduction_6"]
 
@@ -53,13 +54,16 @@ def _load_pretrained(name: str, options: dict) -> EfficientNet:
     except URLError as error:
         raise InputError(
             f"pretrained: ImageNet weights of {name} could not be fetched ({error.reason}); "
-            "set pretrained=False, or run once with a network"
+            "set pretrained to false, or run once with a network"
         ) from error
 
 
 def _lighten(module: nn.Module) -> None:
-    """The same function in fewer passes over memory: torch's fused SiLU instead of the library's Swish, and padding
-    by the convolution itself, not by a copy, wherever it is the same on both sides (stride 1)."""
+    """Compute the same function in fewer passes over memory.
+
+    torch's fused SiLU replaces the package's Swish, and convolutions of stride 1, whose padding is the same on both
+    sides, pad by themselves instead of copying the image first.
+    """
     for name, child in module.named_children():
         if name == "_swish":
             setattr(module, name, nn.SiLU())
@@ -71,10 +75,10 @@ def _lighten(module: nn.Module) -> None:
 
 
 def _prepare_for_scratch(net: EfficientNet) -> None:
-    """Start every residual block as the identity, and let batch norm follow a run of a few hundred steps.
+    """Start every residual block as the identity, and let batch norm adapt within a few hundred steps.
 
-    Zero-initialised last gammas: Goyal et al. 2017, arXiv:1706.02677. The library's momentum of 0.01 is
-    made for 350 ImageNet epochs; on short runs its statistics lag behind the weights.
+    The last gamma of each block starts at zero (Goyal et al. 2017, arXiv:1706.02677). The package's batch norm momentum
+    of 0.01 is made for 350 ImageNet epochs; in short runs its statistics lag behind the weights.
     """
     for block in net._blocks:
         shape = block._block_args

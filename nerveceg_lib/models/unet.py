@@ -1,4 +1,4 @@
-"""The encoder-decoder that the U-Net family shares, and its members: they differ by the blocks they plug in."""
+"""The encoder-decoder that the U-Net family shares. Its members differ only in the blocks that they plug in."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,13 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nerveceg_lib.errors import at_least
 from nerveceg_lib.models import blocks
-from nerveceg_lib.models.initialise import initialise
-from nerveceg_lib.models.memory import call
+from nerveceg_lib.runtime.errors import at_least
 
 Block = Callable[[int, int, int], nn.Module]
-Up = Callable[[int, int, str], blocks.UpConv | blocks.PlainUp]
+Up = Callable[[int, int], blocks.UpConv | blocks.PlainUp]
+Skip = Callable[[int, int], nn.Module]
 
 
 class Encoder(nn.Module):
@@ -24,79 +23,80 @@ class Encoder(nn.Module):
         steps = zip(widths[:-1], widths[1:], strict=True)
         self.units = nn.ModuleList([(stem or block)(in_channels, widths[0], 1), *(block(i, o, 2) for i, o in steps)])
 
-    def forward(self, x: torch.Tensor, checkpointing: bool = False) -> list[torch.Tensor]:
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         features = []
-        for block in self.units:
-            features.append(x := call(block, x, checkpointing))
+        for unit in self.units:
+            x = unit(x)
+            features.append(x)
         return features
 
 
 class Decoder(nn.Module):
     """Features, finest first, of `widths` channels -> decoded features of all levels but the coarsest, finest first."""
 
-    def __init__(self, widths: list[int], block: Block, skip: Callable, up: Up, upsample: str):
+    def __init__(self, widths: list[int], block: Block, skip: Skip, up: Up):
         super().__init__()
         levels = range(len(widths) - 1)
-        ups = [up(widths[level + 1], widths[level], upsample) for level in levels]
+        ups = [up(widths[level + 1], widths[level]) for level in levels]
         self.up = nn.ModuleList(ups)
         self.skip = nn.ModuleList(skip(widths[level], level) for level in levels)
         joined = [widths[level] + ups[level].out_channels for level in levels]
         self.units = nn.ModuleList(block(joined[level], widths[level], 1) for level in levels)
 
-    def forward(self, features: list[torch.Tensor], checkpointing: bool = False) -> list[torch.Tensor]:
+    def forward(self, features: list[torch.Tensor]) -> list[torch.Tensor]:
         x = features[-1]
         decoded: list[torch.Tensor] = []
         for level in reversed(range(len(self.units))):
-            joined = self.skip[level](features[level], self.up[level](x), x)
-            x = call(self.units[level], joined, checkpointing)
+            upsampled = self.up[level](x)
+            x = self.units[level](self.skip[level](features[level], upsampled, x))
             decoded.insert(0, x)
         return decoded
 
 
 class EncoderDecoder(nn.Module):
-    """U-shaped network: image (B, in_channels, H, W) -> mask logits (B, 1, H, W), any H and W.
+    """U-shaped network: image (B, in_channels, H, W) -> mask logits (B, 1, H, W), for any H and W.
 
-    Level k has `base_channels * 2**k` channels; `depth` levels, hence depth - 1 halvings. Frames are padded
-    with zeros to a multiple of the stride and the logits cropped back exactly. `upsample`: nearest, bilinear
-    or transpose. `init`: see `initialise.SCHEMES`. `checkpointing` recomputes the blocks in the backward
-    pass instead of keeping their activations: the same gradients from less memory.
+    Args:
+        block: convolution unit of encoder and decoder.
+        skip: connection between encoder and decoder at each level.
+        up: upsampling between two levels of the decoder.
+        stem: the encoder's first unit, `block` by default.
+        levels: number of resolutions; there are levels - 1 halvings.
+        in_channels: channels of the image.
+        base_channels: channels of the finest level; level k has `base_channels * 2**k`.
+        deep_supervision: give each coarser decoder level a head of its own (Lee et al. 2015, arXiv:1409.5185).
+            `forward(image, deep=True)` then also returns the list of their logits, upsampled to (B, 1, H, W).
 
-    With `deep_supervision` (Lee et al. 2015, arXiv:1409.5185) each coarser decoder level has a head too,
-    and `forward(image, deep=True)` returns the logits and a list of theirs, brought to the same (B, 1, H, W).
-    `cam_layer` names the layer that Grad-CAM explains best. Raises InputError for options out of range.
+    Frames are padded with zeros to a multiple of the coarsest stride, and the logits are cropped back exactly.
+    `cam_layer` names the layer that Grad-CAM explains best. Raises InputError for fewer than one channel.
     """
 
     def __init__(
         self,
         block: Block,
-        skip: Callable = blocks.ConcatSkip,
+        skip: Skip = blocks.ConcatSkip,
         up: Up = blocks.UpConv,
         stem: Block | None = None,
-        *,
+        levels: int = 5,
         in_channels: int = 1,
         base_channels: int = 64,
-        depth: int = 5,
-        upsample: str = "nearest",
-        init: str = "kaiming",
-        checkpointing: bool = False,
         deep_supervision: bool = False,
     ):
         super().__init__()
         at_least(1, in_channels=in_channels, base_channels=base_channels)
-        at_least(2, depth=depth)
-        widths = [base_channels * 2**level for level in range(depth)]
-        self.stride = 2 ** (depth - 1)
-        self.checkpointing = checkpointing
+        widths = [base_channels * 2**level for level in range(levels)]
+        self.stride = 2 ** (levels - 1)
         self.encoder = Encoder(in_channels, widths, block, stem)
-        self.decoder = Decoder(widths, block, skip, up, upsample)
-        supervised = widths[:-1] if deep_supervision else widths[:1]
-        self.look_widths, self.cam_layer = (widths[0], widths[-1]), f"decoder.units.{min(1, depth - 2)}"
-        self.heads = nn.ModuleList(nn.Conv2d(width, 1, kernel_size=1) for width in supervised)
-        initialise(self, init)
+        self.decoder = Decoder(widths, block, skip, up)
+        self.feature_widths, self.cam_layer = (widths[0], widths[-1]), "decoder.units.1"
+        head_widths = widths[:-1] if deep_supervision else widths[:1]
+        self.heads = nn.ModuleList(nn.Conv2d(width, 1, kernel_size=1) for width in head_widths)
+        blocks.initialise(self)
 
     def forward(self, image: torch.Tensor, deep: bool = False):
-        _, decoded = self._features(image)
         height, width = image.shape[-2:]
+        encoded = self.encoder(pad(image, self.stride))
+        decoded = self.decoder(encoded)
         logits = self.heads[0](decoded[0])[..., :height, :width]
         if not deep:
             return logits
@@ -106,61 +106,68 @@ class EncoderDecoder(nn.Module):
         ]
         return logits, [coarse[..., :height, :width] for coarse in coarser]
 
-    def look(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Mask logits, the features below them (B, look_widths[0], H, W), the bottleneck (B, look_widths[1], h, w)."""
-        bottleneck, decoded = self._features(image)
-        fine = decoded[0][..., : image.shape[-2], : image.shape[-1]]
-        return self.heads[0](fine), fine, bottleneck
+    def features(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the mask logits, the finest features (B, feature_widths[0], H, W) and the bottleneck.
 
-    def _features(self, image: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        encoded = self.encoder(pad(image, self.stride), self.checkpointing)
-        return encoded[-1], self.decoder(encoded, self.checkpointing)
+        The bottleneck is (B, feature_widths[1], h, w) at the coarsest stride.
+        """
+        encoded = self.encoder(pad(image, self.stride))
+        finest = self.decoder(encoded)[0][..., : image.shape[-2], : image.shape[-1]]
+        return self.heads[0](finest), finest, encoded[-1]
 
 
-def unet(dropout: float = 0.0, **options) -> EncoderDecoder:
-    """U-Net (Ronneberger et al. 2015, arXiv:1505.04597) with same-padding, batch norm and resize-convolution.
+def unet(in_channels: int = 1, base_channels: int = 64, deep_supervision: bool = False) -> EncoderDecoder:
+    """Build U-Net (Ronneberger et al. 2015, arXiv:1505.04597) with same-padding, batch norm and resize-convolution.
 
-    The paper's valid convolutions and mirrored tiles are left out: the whole frame fits at once.
+    The paper's valid convolutions and mirrored tiles are left out, because the whole frame fits at once.
     """
-    return EncoderDecoder(partial(blocks.DoubleConv, dropout=dropout), **options)
+    return _build(blocks.DoubleConv, in_channels, base_channels, deep_supervision)
 
 
-def r2unet(recurrence: int = 2, dropout: float = 0.0, **options) -> EncoderDecoder:
-    """Recurrent residual U-Net (Alom et al. 2018, arXiv:1802.06955); `recurrence` is the paper's t."""
-    return EncoderDecoder(partial(blocks.RecurrentResidual, recurrence=recurrence, dropout=dropout), **options)
+def r2unet(in_channels: int = 1, base_channels: int = 64, deep_supervision: bool = False) -> EncoderDecoder:
+    """Build the recurrent residual U-Net (Alom et al. 2018, arXiv:1802.06955) with t = 2."""
+    return _build(blocks.RecurrentResidual, in_channels, base_channels, deep_supervision)
 
 
-def attention_unet(gate_grid: str = "fine", dropout: float = 0.0, **options) -> EncoderDecoder:
-    """Attention U-Net (Oktay et al. 2018, arXiv:1804.03999), for 2D frames.
+def attention_unet(
+    in_channels: int = 1, base_channels: int = 64, deep_supervision: bool = False, attention_grid: str = "fine"
+) -> EncoderDecoder:
+    """Build Attention U-Net (Oktay et al. 2018, arXiv:1804.03999) for 2D frames.
 
-    `gate_grid`: "coarse" is the paper's form, attention computed on the coarser grid and none at the finest level;
-    "fine" the form in common use for 2D, which the widely quoted 34.9 M parameters belong to.
+    `attention_grid`: "coarse" is the paper's form, in which attention is computed on the coarser grid and not at all at
+    the finest level; "fine" is the form in common use for 2D, to which the widely quoted 34.9 M parameters belong.
     """
+    skip = partial(blocks.AttentionSkip, grid=attention_grid)
+    return _build(blocks.DoubleConv, in_channels, base_channels, deep_supervision, skip=skip)
+
+
+def r2attention_unet(
+    in_channels: int = 1, base_channels: int = 64, deep_supervision: bool = False, attention_grid: str = "fine"
+) -> EncoderDecoder:
+    """Build R2-Attention U-Net: R2U-Net's blocks with the skip connections of Attention U-Net."""
+    skip = partial(blocks.AttentionSkip, grid=attention_grid)
+    return _build(blocks.RecurrentResidual, in_channels, base_channels, deep_supervision, skip=skip)
+
+
+def deep_residual_unet(
+    in_channels: int = 1, base_channels: int = 64, deep_supervision: bool = False, shortcut: str = "identity"
+) -> EncoderDecoder:
+    """Build Deep Residual U-Net (Zhang et al. 2018, arXiv:1711.10684): pre-activation units, strided, not pooled.
+
+    As in the paper there are three halvings and no convolution after upsampling. With the "identity" `shortcut`, which
+    has no weights, it has the paper's 7.8 M parameters; "projection", a 1x1 convolution in common use, makes 8.2 M.
+    """
+    block = partial(blocks.PreActivationResidual, shortcut=shortcut)
+    plugs = {"up": blocks.PlainUp, "stem": partial(block, stem=True), "levels": 4}
+    return _build(block, in_channels, base_channels, deep_supervision, **plugs)
+
+
+def _build(block: Block, in_channels: int, base_channels: int, deep_supervision: bool, **plugs) -> EncoderDecoder:
     return EncoderDecoder(
-        partial(blocks.DoubleConv, dropout=dropout), partial(blocks.AttentionSkip, grid=gate_grid), **options
+        block, in_channels=in_channels, base_channels=base_channels, deep_supervision=deep_supervision, **plugs
     )
-
-
-def r2attention_unet(recurrence: int = 2, gate_grid: str = "fine", dropout: float = 0.0, **options) -> EncoderDecoder:
-    """R2U-Net's blocks with Attention U-Net's skips."""
-    return EncoderDecoder(
-        partial(blocks.RecurrentResidual, recurrence=recurrence, dropout=dropout),
-        partial(blocks.AttentionSkip, grid=gate_grid),
-        **options,
-    )
-
-
-def deep_residual_unet(shortcut: str = "identity", dropout: float = 0.0, depth: int = 4, **options) -> EncoderDecoder:
-    """Deep Residual U-Net (Zhang et al. 2018, arXiv:1711.10684): pre-activation units, strided instead of pooled.
-
-    As in the paper there are three down-samplings and no convolution after upsampling (so `upsample` is nearest or
-    bilinear). With the weightless "identity" `shortcut` it has the paper's 7.8 M parameters; "projection", a 1x1
-    convolution and in common use, makes 8.2 M.
-    """
-    block = partial(blocks.PreActivationResidual, shortcut=shortcut, dropout=dropout)
-    return EncoderDecoder(block, up=blocks.PlainUp, stem=partial(block, stem=True), depth=depth, **options)
 
 
 def pad(image: torch.Tensor, stride: int) -> torch.Tensor:
-    """Pad (B, C, H, W) with zeros, below and to the right, to multiples of `stride`."""
+    """Return (B, C, H, W) padded with zeros, below and to the right, to multiples of `stride`."""
     return F.pad(image, (0, -image.shape[-1] % stride, 0, -image.shape[-2] % stride))

@@ -1,0 +1,108 @@
+"""Figures of notebook 5: explanation maps side by side, and the tests of them."""
+
+from collections.abc import Iterable, Sequence
+from itertools import cycle, product
+
+import cv2
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from nerveceg_lib.explain import METHODS
+from nerveceg_lib.plots.style import NEUTRAL, TRUTH
+
+COLOUR_MAPS = {"signed": "managua_r", "evidence": "inferno", "picture": "gray"}  # perceptually uniform
+OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
+
+
+def map_grid(
+    images: Sequence[np.ndarray],
+    titles: Sequence[str],
+    maps: dict[str, np.ndarray],
+    truths: Sequence[np.ndarray] | None = None,
+) -> Figure:
+    """Draw a grid with one row per frame and one column per explanation method.
+
+    A map is laid over its frame, more opaque where it is stronger; signed maps run from cyan (against) to yellow (for).
+    The maps of one method share one scale, so the rows can be compared.
+
+    Args:
+        images: frames (H, W), uint8, drawn in the first column.
+        titles: one title per frame.
+        maps: the maps (N, h, w) of each method; its name may be followed by a space and a number.
+        truths: true masks (H, W), outlined in every column.
+    """
+    shape = len(images), 1 + len(maps)
+    figure, axes = plt.subplots(*shape, figsize=(1.75 * shape[1], 1.55 * shape[0] + 0.3), squeeze=False)
+    for row, (image, title) in enumerate(zip(images, titles, strict=True)):
+        axes[row, 0].imshow(image, cmap="gray", vmin=0, vmax=255)
+        axes[row, 0].set_title(title, fontsize=7)
+    for column, (name, stack) in enumerate(maps.items(), start=1):
+        map_type = METHODS[name.split(" ")[0]].map_type
+        # the scale is a high quantile, because a few extreme pixels would dim all the others
+        scale = max(np.quantile(np.abs(stack), 0.995), np.finfo(np.float32).tiny)
+        axes[0, column].set_title("-\n".join(name.rsplit("-", 1)) if len(name) > 15 else name, fontsize=7)
+        for row, image in enumerate(images):
+            resized = cv2.resize(stack[row] / scale, image.shape[::-1], interpolation=cv2.INTER_LINEAR)
+            _draw_map(axes[row, column], image, resized, map_type)
+    for (row, _), axis in np.ndenumerate(axes):
+        axis.axis("off")
+        if truths is not None and np.any(truths[row]):
+            axis.contour(truths[row], levels=[0.5], colors=[TRUTH], linewidths=1)
+    if truths is not None:
+        figure.legend([Line2D([], [], color=TRUTH)], ["true outline"], loc="outside lower center", fontsize=8)
+    return figure
+
+
+def resized_heatmap(evidence: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """Resize a map (h, w) of 0 or more to the size of `image` (H, W), with values from 0 to 1."""
+    resized = cv2.resize(evidence, image.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return resized / max(resized.max(), np.finfo(np.float32).tiny)
+
+
+def faithfulness_curves(curves: dict[str, tuple[np.ndarray, np.ndarray]], score_name: str) -> Figure:
+    """Draw the deletion and insertion curves of each method; `score_name` labels the vertical axis."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), sharey=True)
+    for (method, pair), style in zip(curves.items(), _line_styles(curves), strict=True):
+        for axis, curve in zip(axes, pair, strict=True):
+            axis.plot(np.linspace(0, 100, len(curve)), curve, label=method, linewidth=1.4, **style)
+    axes[0].set(xlabel="pixels removed, strongest first (%)", ylabel=score_name, title="Deletion: lower is better")
+    axes[1].set(xlabel="pixels inserted, strongest first (%)", title="Insertion: higher is better")
+    axes[1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def randomisation_curves(similarity: pd.DataFrame, limit: float) -> Figure:
+    """Draw how similar each method's maps stay while more and more layers get random weights.
+
+    `similarity` has one row per method and one column per share (0 to 1) of random layers. `limit` is marked by a line.
+    """
+    figure, axis = plt.subplots(figsize=(8, 3.4))
+    percent = [0, *(100 * similarity.columns)]
+    for (method, values), style in zip(similarity.iterrows(), _line_styles(similarity.index), strict=True):
+        axis.plot(percent, [1, *values], marker="o", markersize=3, linewidth=1.4, label=method, **style)
+    axis.axhline(limit, color=NEUTRAL, linewidth=1)
+    axis.set(xlabel="layers with random weights, counted from the output (%)", ylabel="rank correlation of the maps")
+    axis.set_title("Sanity: a map that does not change does not show what the network has learned")
+    axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def _draw_map(axis: Axes, image: np.ndarray, values: np.ndarray, map_type: str) -> None:
+    lowest = 0 if map_type == "evidence" else -1
+    values = np.clip(values, lowest, 1)
+    if map_type == "picture":
+        axis.imshow(values, cmap=COLOUR_MAPS[map_type], vmin=lowest, vmax=1)
+        return
+    axis.imshow(image, cmap="gray", vmin=0, vmax=255)
+    axis.imshow(values, cmap=COLOUR_MAPS[map_type], vmin=lowest, vmax=1, alpha=0.75 * np.sqrt(np.abs(values)))
+
+
+def _line_styles(names: Iterable[str]) -> list[dict]:
+    """Return distinguishable line styles: coloured for methods, dotted grey for the baselines."""
+    methods = cycle({"linestyle": line, "color": colour} for line, colour in product(("-", "--"), OKABE_ITO))
+    baselines = cycle({"linestyle": ":", "color": grey} for grey in ("0.0", "0.4", "0.65"))
+    return [next(methods if name in METHODS else baselines) for name in names]

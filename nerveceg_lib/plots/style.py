@@ -1,0 +1,72 @@
+"""One style for all figures. Truth is always blue, prediction always orange (Okabe & Ito's colours)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+from nerveceg_lib.runtime.io import write_atomically
+
+TRUTH, PREDICTION, NEUTRAL, HELDOUT = "#56B4E9", "#E69F00", "#666666", "#009E73"
+METADATA = {"Software": None}  # otherwise every release of matplotlib would change every stored picture
+
+
+def use_style(inline: str = "png") -> None:
+    """Set the figure style of a notebook; "jpeg" keeps one with many photographs small. Saved files stay PNG."""
+    set_matplotlib_formats(inline, **({"metadata": METADATA} if inline == "png" else {"pil_kwargs": {"quality": 85}}))
+    plt.rcParams.update(
+        {
+            "figure.dpi": 100,
+            "savefig.dpi": 100,
+            "figure.constrained_layout.use": True,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.titlesize": 10,
+            "axes.labelsize": 9,
+            "legend.frameon": False,
+            "image.cmap": "gray",
+        }
+    )
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Save a figure as PNG; the file appears only once it is complete."""
+    write_atomically(path, lambda unfinished: figure.savefig(unfinished, metadata=METADATA))
+
+
+def frame_grid(
+    images: Sequence[np.ndarray],
+    titles: Sequence[str],
+    truths: Sequence[np.ndarray] | None = None,
+    predictions: Sequence[np.ndarray] | None = None,
+    heatmaps: Sequence[np.ndarray] | None = None,
+    columns: int = 4,
+) -> Figure:
+    """Draw images (H, W) in 0 to 255, with the outlines of true and predicted masks (H, W) and heat maps in 0 to 1."""
+    rows = -(-len(images) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(2.2 * columns, 1.9 * rows), squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for number, (axis, image, title) in enumerate(zip(axes.flat, images, titles, strict=False)):
+        axis.imshow(image, cmap="gray", vmin=0, vmax=255)
+        axis.set_title(title, fontsize=8)
+        if heatmaps is not None:
+            heat = heatmaps[number]
+            axis.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.75 * np.sqrt(heat))
+        for masks, colour in ((truths, TRUTH), (predictions, PREDICTION)):
+            if masks is not None and np.any(masks[number]):
+                axis.contour(masks[number], levels=[0.5], colors=[colour], linewidths=1.5)
+    _outline_legend(figure, truths is not None, predictions is not None)
+    return figure
+
+
+def _outline_legend(figure: Figure, truth: bool, prediction: bool) -> None:
+    entries = [(TRUTH, "true outline")] * truth + [(PREDICTION, "predicted outline")] * prediction
+    if entries:
+        handles = [Line2D([], [], color=colour) for colour, _ in entries]
+        labels = [label for _, label in entries]
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=9)

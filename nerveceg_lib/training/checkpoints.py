@@ -1,0 +1,81 @@
+"""A trained network on disk: `<name>.pt` (weights only) and `<name>.json` (how to rebuild it and what it was fed)."""
+
+import hashlib
+import io
+import pickle
+from pathlib import Path
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import nn
+
+from nerveceg_lib.models import build_model
+from nerveceg_lib.runtime.errors import InputError
+from nerveceg_lib.runtime.io import read_json, write_atomically, write_json
+
+FORMAT = 2
+
+
+def save_checkpoint(path: Path, network: nn.Module, metadata: dict) -> None:
+    """Write the weights to `path` (.pt) and the metadata to its .json.
+
+    `metadata` fits into JSON and holds at least `model` and `options`, the arguments of `build_model`, and `size`
+    (height and width of the input).
+    """
+    _write(path, network.state_dict())
+    write_json(path.with_suffix(".json"), {"format": FORMAT, **metadata})
+
+
+def load_checkpoint(path: Path) -> tuple[nn.Module, dict]:
+    """Rebuild the network from `path` (.pt) and its .json; return it in eval mode on the CPU, with its metadata.
+
+    Only tensors are loaded (`weights_only`), never pickled code. Raises InputError for files that are missing, broken,
+    written by an older release, or that do not belong together.
+    """
+    metadata = read_metadata(path)
+    options = {name: value for name, value in metadata["options"].items() if name != "pretrained"}
+    network = build_model(metadata["model"], **options)
+    load_weights(network, path)
+    return network.eval(), metadata
+
+
+def read_metadata(path: Path) -> dict:
+    """Return the metadata of the checkpoint at `path` (.pt). Raises InputError as `load_checkpoint` does."""
+    if not path.exists() or not path.with_suffix(".json").exists():
+        raise InputError(f"{path}: expected this file and its .json, at least one is missing")
+    metadata = read_json(path.with_suffix(".json"))
+    if metadata.get("format") != FORMAT:
+        raise InputError(
+            f"{path.with_suffix('.json')}: expected a checkpoint of format {FORMAT}, found format "
+            f"{metadata.get('format')!r}, which another release wrote; train the network again"
+        )
+    return metadata
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Load the weights at `path` into `network`. Raises InputError if they are broken or of another network."""
+    try:
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(f"{path}: not the weights of this {type(network).__name__}: {error}") from error
+
+
+def weights_digest(network: nn.Module) -> str:
+    """Return a hash of the weights of `network`: the start of a training is part of what shapes it."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, weights in network.state_dict().items():
+        digest.update(name.encode() + weights.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Write Lightning's checkpoints atomically beside their final name, not to the system's temporary folder."""
+
+    def save_checkpoint(self, checkpoint: dict, path: str | Path, storage_options: None = None) -> None:
+        _write(Path(path), checkpoint)
+
+
+def _write(path: Path, content: dict) -> None:
+    buffer = io.BytesIO()  # torch.save to a file does not say why it cannot be written
+    torch.save(content, buffer)
+    write_atomically(path, lambda unfinished: unfinished.write_bytes(buffer.getbuffer()))

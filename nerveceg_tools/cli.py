@@ -1,0 +1,286 @@
+"""The command line: `nerveceg COMMAND` or `python -m nerveceg_tools COMMAND`.
+
+Each command is a function below, whose docstring is its help. It imports what it needs by itself, so that `--help` is
+quick and `doctor` works where packages are missing.
+"""
+
+import argparse
+import logging
+import signal
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+from nerveceg_lib import __version__
+from nerveceg_lib.runtime.errors import InputError, StorageError, at_least
+from nerveceg_lib.runtime.process import cores
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return the exit code: 0, 1 (failed notebook, full disk), 2 (bad input) or 130 (stopped)."""
+    options = parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # schedulers end a job so: treat it like Ctrl-C
+    try:
+        return options.command(options) or 0
+    except (InputError, StorageError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: expected a path that can be used, found: {error.strerror}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # else it reports the cell that nobody waits for
+        print("interrupted; run the same command again to continue (run and fit: with --resume)", file=sys.stderr)
+        return 130
+
+
+def run(options: Namespace) -> int:
+    """Run the notebooks in order with papermill.
+
+    examples:
+      nerveceg run
+      nerveceg run --profile kaggle -p data_dir ~/data/nerve -p segmenter.epochs 40 --resume
+      nerveceg run --only 04,06 -p inference.gate fused
+    """
+    from nerveceg_lib.runtime.io import read_json
+    from nerveceg_tools.run import NotebookFailed, run
+
+    try:
+        folder = run(options.profile, dict(options.overrides), options.only, options.resume, options.verbosity)
+    except NotebookFailed as failure:
+        print(f"failed: {failure}", file=sys.stderr)
+        return 1
+    print(f"\nrun folder: {folder}")
+    score = read_json(folder / "metrics.json").get("04_two_stage_inference", {})
+    if "score_low" in score:
+        print("score:      {score:.3f} ({score_low:.3f} to {score_high:.3f}) on held-out patients".format(**score))
+        print("to compare: all masks empty {all_empty:.3f}, behind a perfect gate {oracle_gate:.3f}".format(**score))
+        print(f"look at it: python -m nerveceg_tools report {folder.name}")
+    if (submission := folder / "06_submission_rle" / "submission.csv").exists():
+        print(f"submission: {submission}")
+    return 0
+
+
+def fit(options: Namespace) -> None:
+    """Train one network of a run without papermill, on many devices.
+
+    It runs the notebook's own cells up to the training. Notebook 1 must have run before.
+
+    examples:
+      nerveceg fit segmenter --profile paper
+      torchrun --nproc-per-node 2 -m nerveceg_tools fit segmenter -p devices 2
+    """
+    from nerveceg_tools.run import fit
+
+    fit(options.network, options.profile, dict(options.overrides), options.resume)
+
+
+def report(options: Namespace) -> None:
+    """Write a run as one static site, to be opened in a browser.
+
+    It shows the score, pictures, the notebooks, and a table of all held-out frames to sort and filter.
+
+    examples:
+      nerveceg report demo
+    """
+    from nerveceg_tools.report import write_report
+
+    print(f"wrote {write_report(options.run)}")
+
+
+def predict(options: Namespace) -> None:
+    """Segment a folder of frames with the networks of a run.
+
+    examples:
+      nerveceg predict ~/frames ~/masks --run demo
+      nerveceg predict ~/frames ~/masks --workers 2 --flip
+    """
+    from nerveceg_tools.cluster import connect
+    from nerveceg_tools.predict import predict
+
+    settings = (options.run, options.gate_from, options.precision, options.flip)
+    with connect(options.scheduler, options.workers) as client:
+        print(f"wrote {predict(options.frames, options.out, *settings, client)}")
+
+
+def sweep(options: Namespace) -> int:
+    """Run a grid of parameters on Dask workers.
+
+    examples:
+      nerveceg sweep params/sweeps/losses.yaml --workers 2
+      nerveceg sweep grid.yaml --scheduler tcp://10.0.0.1:8786
+    """
+    from nerveceg_lib.runtime.folders import artefact_root
+    from nerveceg_tools.cluster import connect
+    from nerveceg_tools.sweep import read_sweep, run_sweep
+
+    at_least(1, **{"--workers": options.workers})
+    sweep = read_sweep(options.grid)
+    print(f"{len(sweep.points)} runs", flush=True)
+    with connect(options.scheduler, options.workers) as client:
+        table = run_sweep(sweep, client)
+    print(f"wrote {artefact_root() / sweep.name / 'results.csv'}")
+    return int((table["status"] == "failed").any())
+
+
+def phantom(options: Namespace) -> None:
+    """Write a synthetic data set in competition layout, by default as large as the competition's.
+
+    examples:
+      nerveceg phantom ~/data/phantom
+      nerveceg phantom small --patients 8 --frames-per-patient 6 --test-frames 10
+    """
+    from nerveceg_lib.runtime.io import storing
+    from nerveceg_tools.phantom import write_phantom
+
+    with storing(options.out):
+        write_phantom(**{name: value for name, value in vars(options).items() if name != "command"})
+    print(f"wrote {options.out}")
+
+
+def import_frames(options: Namespace) -> None:
+    """Copy your own frames and masks into the competition layout.
+
+    A mask has its frame's name, with or without _mask behind it.
+
+    examples:
+      nerveceg import-frames scans labels ~/data/mine
+      nerveceg import-frames scans labels ~/data/mine --subject 'case(\\d+)'
+    """
+    from nerveceg_tools.importers.folder import import_frames
+
+    print(import_frames(options.images, options.masks, options.out, options.subject))
+
+
+def import_usgra(options: Namespace) -> None:
+    """Cut USGRA-seg into the competition layout.
+
+    examples:
+      nerveceg import-usgra download ~/data/usgra
+      nerveceg import-usgra ~/Downloads/USGRA-seg ~/data/usgra
+    """
+    from nerveceg_tools.importers.usgra import import_usgra
+
+    print(import_usgra(options.source, options.out, seed=options.seed))
+
+
+def kaggle(options: Namespace) -> None:
+    """Write folders for `kaggle kernels push`: the package and each notebook.
+
+    Building the package takes the network or a cache of pip's. The command prints what to push, in order.
+
+    examples:
+      nerveceg kaggle yourname kernels --profile kaggle
+    """
+    from nerveceg_tools.kaggle import write_kernels
+
+    print("\n".join(write_kernels(options.user, options.out, options.profile, dict(options.overrides))))
+
+
+def doctor(options: Namespace) -> int:
+    """Describe this machine, installation and data, and say what is missing.
+
+    examples:
+      nerveceg doctor
+      nerveceg doctor ~/data/nerve
+    """
+    from nerveceg_tools.doctor import examine
+
+    lines, faults = examine(options.data)
+    print("\n".join(lines + [f"missing: {fault}" for fault in faults] if faults else [*lines, "nothing is missing"]))
+    return 2 if faults else 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    main_parser = argparse.ArgumentParser(
+        prog="nerveceg",
+        description="Two-stage ultrasound nerve segmentation: run the notebooks, and everything around them.",
+        epilog="`nerveceg COMMAND --help` explains a command with examples. `python -m nerveceg_tools` is the same.",
+    )
+    main_parser.add_argument("--version", action="version", version=f"nerveceg {__version__}")
+    commands = main_parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_runs(commands)
+    _add_clusters(commands)
+    _add_data(commands)
+    return main_parser
+
+
+def _command(commands, function: Callable, parents=()) -> Callable:
+    """Add a command with the function's docstring as its help, and return the method that adds its arguments."""
+    summary, _, details = (function.__doc__ or "").partition("\n\n")
+    sub_parser = commands.add_parser(
+        function.__name__.replace("_", "-"),
+        parents=parents,
+        help=f"{summary[0].lower()}{summary[1:-1]}",
+        description=summary,
+        epilog="\n".join(line.removeprefix("    ") for line in details.splitlines()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    sub_parser.set_defaults(command=function)
+    return sub_parser.add_argument
+
+
+def _add_runs(commands) -> None:
+    parameters = argparse.ArgumentParser(add_help=False)
+    add = parameters.add_argument
+    add("--profile", default="demo", help="a file in params/ or another YAML file (default: demo, the notebooks' own)")
+    text = "set a parameter, such as `-p segmenter.epochs 4` or `-p seed 1`; may be repeated"
+    add("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="overrides", help=text)
+    resume = argparse.ArgumentParser(add_help=False)
+    resume.add_argument("--resume", action="store_true", help="skip finished notebooks, continue interrupted training")
+
+    add = _command(commands, run, parents=[parameters, resume])
+    add("--only", default="", metavar="03,04", help="run only these notebooks")
+    add("-q", "--quiet", action="store_const", dest="verbosity", const=-1, default=0, help="one line per notebook")
+    add("-v", "--verbose", action="store_const", dest="verbosity", const=1, help="also all warnings of libraries")
+    add = _command(commands, fit, parents=[parameters, resume])
+    add("network", choices=("classifier", "segmenter"))
+    add = _command(commands, report)
+    add("run", help="name of a run, such as demo")
+    add = _command(commands, kaggle, parents=[parameters])
+    add("user", help="your name in Kaggle's addresses")
+    add("out", type=Path, help="a new or empty folder")
+
+
+def _add_clusters(commands) -> None:
+    cluster = argparse.ArgumentParser(add_help=False)
+    cluster.add_argument("--scheduler", default="", help="address of a Dask cluster with the same file system")
+
+    add = _command(commands, sweep, parents=[cluster])
+    add("grid", type=Path, help="YAML file, such as params/sweeps/losses.yaml")
+    add("--workers", type=int, default=cores(), help="local Dask workers (default: one per core)")
+    add = _command(commands, predict, parents=[cluster])
+    add("frames", type=Path, help="folder of 8-bit grey TIFF or PNG files, 580x420 pixels")
+    add("out", type=Path, help="folder for masks/ and predictions.csv; run the same command again to continue there")
+    add("--run", default="demo", help="run whose networks and gate are used (default: demo)")
+    add("--gate-from", default="classifier", help="network that judges presence, classifier (default) or segmenter")
+    add("--precision", default="auto", help="fp32, bf16 or auto (default: auto)")
+    add("--flip", action="store_true", help="average with the mirrored frame")
+    add("--workers", type=int, default=0, help="local Dask workers (default: this process only)")
+
+
+def _add_data(commands) -> None:
+    add = _command(commands, phantom)
+    add("out", type=Path, help="a new or empty folder")
+    add("--patients", type=int, default=47, help="patients of the training set (default: 47)")
+    add("--frames-per-patient", type=int, default=120, help="training frames per patient (default: 120)")
+    add("--test-frames", type=int, default=5508, help="test frames, of other patients (default: 5508)")
+    add("--seed", type=int, default=0, help="the same seed gives the same bytes (default: 0)")
+    add("--difficulty", default="medium", help="easy, medium or hard (default: medium)")
+    add("--contradictory", type=float, default=0.03, help="share of wrong labels (default: 0.03)")
+    add = _command(commands, import_frames)
+    add("images", type=Path, help="folder of frames (PNG, TIFF, JPEG, BMP), also in subfolders")
+    add("masks", type=Path, help="folder of masks, laid out like the frames; may be the same folder")
+    add("out", type=Path, help="a new or empty folder, for `run -p data_dir`")
+    text = "regular expression whose group is the patient's number in a frame's path (default: the first number)"
+    add("--subject", default=r"(\d+)", help=text)
+    add = _command(commands, import_usgra)
+    add("source", help="folder with images/ and masks/, or `download`")
+    add("out", type=Path, help="a new or empty folder")
+    add("--seed", type=int, default=0, help="seed for choosing the windows (default: 0)")
+    add = _command(commands, doctor)
+    add("data", nargs="?", default="auto", help="a folder in competition layout (default: Kaggle's mount)")

@@ -1,0 +1,148 @@
+"""A run as one static site: `nerveceg report RUN`. It needs no server and no network.
+
+<run>/report/index.html       the score, its parts and pictures, and a table of all held-out frames to sort and filter
+<run>/report/<notebook>.html  each executed notebook
+<run>/report/frames/          the held-out frames as JPEG
+"""
+
+import re
+import shutil
+from pathlib import Path
+
+import cv2
+import nbformat
+import numpy as np
+import pandas as pd
+
+from nerveceg_lib import metrics, rle
+from nerveceg_lib.data.prepared import describe_dataset, load_frames
+from nerveceg_lib.plots import PREDICTION, TRUTH
+from nerveceg_lib.runtime.errors import InputError
+from nerveceg_lib.runtime.folders import NOTEBOOKS, STUDIES, run_folder, show
+from nerveceg_lib.runtime.io import read_json, whole_folder
+
+TEMPLATES = Path(__file__).parent / "templates"
+PICTURES = {  # the overview shows those that the run has
+    "pipeline.png": (NOTEBOOKS[4], "One frame through the pipeline: gate with Grad-CAM, mask, truth"),
+    "score.png": (NOTEBOOKS[3], "Where the held-out score is won and lost"),
+    "cases.png": (NOTEBOOKS[3], "Held-out cases"),
+    "submission.png": (NOTEBOOKS[5], "Test frames, with the masks decoded from submission.csv"),
+}
+OUTCOMES = {(1, 1): "found", (1, 0): "missed", (0, 1): "false mask", (0, 0): "left blank"}  # (has_nerve, keep)
+
+
+def write_report(run: str) -> Path:
+    """Write the site of `run` and return its index.html. Raises InputError for a run without executed notebooks."""
+    from nbconvert import HTMLExporter  # a second to import
+
+    folder = run_folder(run)
+    notebooks = [path for name in (*NOTEBOOKS, *STUDIES) if (path := folder / f"{name}.ipynb").exists()]
+    if not notebooks:
+        raise InputError(f"run: expected one with executed notebooks, found none in {folder}; `run` executes them")
+    pages = [(f"{path.stem}.html", path.stem.replace("_", " ").capitalize()) for path in notebooks]
+    exporter = HTMLExporter(template_name="report", extra_template_basedirs=[str(TEMPLATES)])
+    with whole_folder(folder / "report") as out:
+        shutil.copy(TEMPLATES / "report" / "report.css", out)
+        overview = exporter.environment.get_template("overview.html.j2")
+        (out / "index.html").write_text(overview.render(run=run, pages=pages, **_overview(run, out)), encoding="utf-8")
+        for path, (file, title) in zip(notebooks, pages, strict=True):
+            page = {"title": title, "run": run, "pages": pages, "here": file}
+            notebook = _for_reading(nbformat.read(path, as_version=4), title, {file for file, _ in pages})
+            body, _ = exporter.from_notebook_node(notebook, resources={"report": page})
+            (out / file).write_text(body, encoding="utf-8")
+    return folder / "report" / "index.html"
+
+
+def _for_reading(notebook: nbformat.NotebookNode, title: str, files: set[str]) -> nbformat.NotebookNode:
+    """Turn formulas into MathML, which browsers draw themselves, and links to notebooks into links to pages.
+
+    The alternative text of a picture is the heading above it, or `title`.
+    """
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            title = [title, *re.findall(r"^#+ (.+)", cell.source, re.MULTILINE)][-1]
+            cell.source = _links(_formulas(cell.source), files)
+        for output in cell.get("outputs", []):
+            for mimetype in {"image/png", "image/jpeg"} & set(output.get("data", {})):
+                output.metadata[mimetype] = {**output.metadata.get(mimetype, {}), "alt": title}
+    return notebook
+
+
+def _formulas(text: str) -> str:
+    from latex2mathml.converter import convert
+
+    text = re.sub(r"\$\$(.+?)\$\$", lambda m: convert(m[1].strip(), display="block"), text, flags=re.DOTALL)
+    return re.sub(r"(?<![\\$])\$([^$\n]+)\$", lambda m: convert(m[1]), text)
+
+
+def _links(text: str, files: set[str]) -> str:
+    """Link to the pages of notebooks that the run has, and turn links to the others into plain text."""
+    page = lambda m: f"[{m[1]}]({m[2]}.html)" if f"{m[2]}.html" in files else m[1]  # noqa: E731
+    return re.sub(r"\[([^\]]+)\]\(([\w-]+)\.ipynb\)", page, text)
+
+
+def _overview(run: str, out: Path) -> dict:
+    """Return what the overview shows: the data, the pictures, and after notebook 4 the score and the table."""
+    folder = run_folder(run)
+    records = sorted((folder / "records").glob("*.json"))
+    data = ", ".join(filter(None, describe_dataset(run).values()))
+    content = {"record": read_json(records[-1]) if records else {}, "data": data, "pictures": []}
+    for name, (notebook, caption) in PICTURES.items():
+        if (folder / notebook / name).exists():
+            shutil.copy(folder / notebook / name, out)
+            content["pictures"].append((name, caption))
+    content["metrics"] = {path.parent.name: read_json(path) for path in sorted(folder.glob("*/metrics.json"))}
+    if (path := folder / NOTEBOOKS[3] / "heldout.csv").exists():
+        frames = pd.read_csv(path, keep_default_na=False)
+        if not {"has_nerve", "keep"} <= set(frames):
+            raise InputError(f"{show(path)}: written by an older version; run {NOTEBOOKS[3]} again")
+        has_nerve, keep = frames["has_nerve"].to_numpy(), frames["keep"].to_numpy(bool)
+        parts = metrics.score_parts(has_nerve, frames["mask_dice"].to_numpy(), keep)
+        low, high = metrics.patient_interval(frames["score"].to_numpy(), frames["subject"].to_numpy())
+        content |= {"score": parts | {"low": low, "high": high}, "frames": frames, "table": _table(run, frames, out)}
+    return content
+
+
+def _table(run: str, frames: pd.DataFrame, out: Path) -> str:
+    """Return all held-out frames, worst first, as a DataTable with its own script; their pictures go to `out`."""
+    from itables import to_html_datatable
+    from itables.javascript import generate_init_offline_itables_html
+    from itables.options import dt_bundle
+
+    cache = load_frames(run)
+    (out / "frames").mkdir()
+    pictures = []
+    for frame in frames.itertuples():
+        file = f"frames/{frame.row}.jpg"
+        mask = rle.decode(frame.pixels if frame.keep else "")
+        (out / file).write_bytes(_strip(cache.images[frame.row], cache.masks[frame.row], mask))
+        pictures.append(f'<img src="{file}" alt="" loading="lazy">')
+    table = pd.DataFrame(
+        {
+            "frame, truth, prediction": pictures,
+            "patient": frames["subject"],
+            "image": frames["image"],
+            "outcome": [OUTCOMES[n, int(k)] for n, k in zip(frames["has_nerve"], frames["keep"], strict=True)],
+            "P(nerve)": frames["probability"].astype(float).round(3),
+            "Dice": frames["score"].astype(float).round(3),
+        }
+    ).sort_values("Dice", kind="stable")
+    control = [{"target": 0, "content": ["order"]}, {"target": 1, "content": ["search"]}]
+    no_control: list[dict[str, object]] = [{"target": row, "content": []} for row in (0, 1)]
+    return generate_init_offline_itables_html(dt_bundle) + to_html_datatable(
+        table, connected=False, allow_html=True, showIndex=False, maxBytes=0, columnControl=control, pageLength=10,
+        columnDefs=[{"targets": [0], "orderable": False, "columnControl": no_control}],
+        layout={"topStart": "info", "topEnd": "pageLength"},
+        ordering={"indicators": False, "handler": True}, text_in_header_can_be_selected=False,
+        classes="display compact", style="width:100%",
+    )  # fmt: skip
+
+
+def _strip(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> bytes:
+    """Return a JPEG that shows the image three times: plain, with the true outline and with the predicted one."""
+    panels = [cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) for _ in range(3)]
+    for panel, mask, colour in zip(panels[1:], (truth, prediction), (TRUTH, PREDICTION), strict=True):
+        outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(panel, outlines, -1, tuple(bytes.fromhex(colour[1:])[::-1]), thickness=6)
+    strip = cv2.resize(np.hstack(panels), None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    return cv2.imencode(".jpg", strip, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()

@@ -1,0 +1,167 @@
+"""Notebook 7's experiment: equal frames, equal compute, and nothing fitted on held-out patients."""
+
+from dataclasses import replace
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from IPython.core.inputtransformer2 import TransformerManager
+
+from nerveceg_lib.data import prepared
+from nerveceg_lib.data.splits import split_patients
+from nerveceg_lib.models import build_model, complexity
+from nerveceg_lib.runtime.errors import InputError
+from nerveceg_lib.runtime.io import write_csv
+from tests.conftest import REPOSITORY
+
+ARMS = ("bce_dice", "bce_dice-oversampled", "efficientnet-b4", "shared-unet", "coarse-to-fine")
+PARAMETERS = {"height": 32, "width": 48, "crop_size": 32, "base_channels": 2, "lr": 0.003}
+
+
+def define(frames, root):
+    """Return the names that the notebook's definitions make, with small parameters and `frames` instead of a run's."""
+    names = {"__name__": "__main__"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NERVECEG_RUNS", str(root))
+        patch.setattr(prepared, "load_frames", lambda run: frames)
+        for number, cell in enumerate(nbformat.read(REPOSITORY / "notebooks/07_blank_mask_bias.ipynb", 4).cells):
+            tags = cell.metadata.get("tags", [])
+            if cell.cell_type == "code" and (number <= 2 or "definitions" in tags):
+                code = TransformerManager().transform_cell(cell.source)
+                exec(compile(code, f"notebook 7, cell {number}", "exec"), names)
+            if "parameters" in tags:
+                names |= PARAMETERS
+    names["splits"] = {0.0: names["split_frames"](frames.index, 0, 0.0, 0)}
+    return names
+
+
+def run_arm(notebook, arm):
+    splits = notebook["splits"][0.0]
+    if arm not in notebook["TWO_STAGES"]:
+        return notebook["run_one_stage"](arm, 0.0)
+    presence = notebook["train_presence"](arm, splits, f"presence-{arm}")
+    return notebook["score_two_stages"](*notebook["train_two_stages"](arm, presence, splits, arm), splits)
+
+
+@pytest.fixture(scope="module")
+def notebook(frames, tmp_path_factory):
+    split = replace(frames, index=split_patients(frames.index, 0.34, 3, 0))
+    return define(split, tmp_path_factory.mktemp("bias"))
+
+
+@pytest.fixture(scope="module")
+def results(notebook):
+    return {arm: run_arm(notebook, arm) for arm in ARMS}
+
+
+@pytest.mark.parametrize("share", [0.2, 0.41, 0.59, 0.8])
+def test_sets_have_the_wanted_share_and_a_size_that_does_not_depend_on_it(notebook, share):
+    has_nerve = (np.random.default_rng(0).random(240) < 0.4).astype(int)
+    table = pd.DataFrame({"subject": np.repeat(np.arange(12), 20), "set": "train", "row": np.arange(240)})
+    index = split_patients(table.assign(has_nerve=has_nerve), 0.34, 3, 0)
+    splits, others = (notebook["split_frames"](index, 1, wanted, 0) for wanted in (share, 0.5))
+    for rows, other in zip(splits.values(), others.values(), strict=True):
+        assert (rows["has_nerve"] == 0).mean() == pytest.approx(share, abs=0.5 / len(rows)) and len(rows) == len(other)
+    patients = [set(rows["subject"]) for rows in splits.values()]
+    assert sum(map(len, patients)) == len(set.union(*patients))
+    assert set(splits["validation"]["fold"]) == {1} and set(splits["heldout"]["split"]) == {"heldout"}
+
+
+def test_every_way_of_drawing_scores_every_held_out_frame_once(notebook, results):
+    for arm, scored in results.items():
+        assert scored["gate"].nunique() == (1 if "bce_dice" in arm else 5)  # four gates and the oracle
+        for (gate, _), way in scored.groupby(["gate", "cleaned"]):
+            assert way["row"].tolist() == notebook["splits"][0.0]["heldout"]["row"].tolist()
+            blank, false = way[way["keep"] == 0], way[(way["keep"] == 1) & (way["has_nerve"] == 0)]
+            assert np.array_equal(blank["score"], 1 - blank["has_nerve"]) and not false["score"].any()
+            assert gate != "oracle" or (way["keep"] <= way["has_nerve"]).all()
+
+
+def test_two_stages_spend_no_more_than_one(notebook, results):
+    spent = {arm: scored["gflops"].iloc[0] for arm, scored in results.items()}
+    forward = 2 * complexity.gmacs(build_model("unet", base_channels=2), torch.zeros(1, 1, 32, 48))
+    assert spent["bce_dice"] == pytest.approx(6 * len(notebook["splits"][0.0]["train"]) * 3 * forward)  # six epochs
+    assert all(0.7 < spent[arm] / spent["bce_dice"] <= 1 for arm in ARMS if arm != "efficientnet-b4")
+
+
+@pytest.mark.parametrize("arm", ["bce_dice", "shared-unet", "coarse-to-fine"])
+def test_held_out_truth_changes_only_the_scores(notebook, results, arm, tmp_path):
+    """Anything that was fitted on held-out patients would change if their truth were another one."""
+    frames = notebook["frames"]
+    index, masks = frames.index.copy(), np.array(frames.masks)
+    heldout = index["split"] == "heldout"
+    index.loc[heldout, "has_nerve"] = 1 - index.loc[heldout, "has_nerve"]
+    masks[index.loc[heldout, "row"]] = 0
+    masks[index.loc[heldout & (index["has_nerve"] == 1), "row"], :60, :60] = 1
+    scored = run_arm(define(replace(frames, index=index, masks=masks), tmp_path), arm)
+    fitted = scored["gate"] != "oracle"
+    columns = ["gate", "row", "cleaned", "min_area", "keep", "probability", "gflops"]
+    pd.testing.assert_frame_equal(scored.loc[fitted, columns], results[arm].loc[fitted, columns])
+    assert not np.array_equal(scored["score"], results[arm]["score"])
+
+
+def test_finished_trainings_are_read_again_unless_a_parameter_changed(notebook, results, monkeypatch):
+    weights = {path: path.stat().st_mtime_ns for path in notebook["folder"].rglob("network.pt")}
+    monkeypatch.setitem(notebook, "resume", True)
+    pd.testing.assert_frame_equal(run_arm(notebook, "shared-unet"), results["shared-unet"])
+    assert weights == {path: path.stat().st_mtime_ns for path in weights}
+    monkeypatch.setitem(notebook, "epochs", 7)
+    run_arm(notebook, "bce_dice")
+    assert [path.parent.name for path, time in weights.items() if path.stat().st_mtime_ns != time] == ["bce_dice"]
+
+
+def test_unknown_arms_and_shares_are_refused(notebook):
+    assert sum(map(len, notebook["splits"][0.0].values())) == 48  # share 0 keeps all frames
+    with pytest.raises(InputError, match="empty_shares.*0.2 to 0.8, found 0.9"):
+        notebook["split_frames"](notebook["frames"].index, 0, 0.9, 0)
+    assert notebook["read_arms"]("dice-oversampled,shared-unet") == (["dice-oversampled"], ["shared-unet"])
+    with pytest.raises(InputError, match="arms: expected one of.*shared-unet.*found 'guess'"):
+        notebook["read_arms"]("bce,guess")
+
+
+def four_frames(method, loss, gate, keep, score, gflops=10.0, probability=np.nan):
+    """Score four frames of two patients: with, without, with, without a nerve."""
+    rows = pd.DataFrame({"row": range(4), "subject": [1, 1, 2, 2], "has_nerve": [1, 0, 1, 0], "keep": keep})
+    rows = rows.assign(score=score, contradictory=[0, 1, 0, 0], method=method, loss=loss, oversampled=0, gate=gate)
+    rows = rows.assign(gflops=gflops, probability=probability, run=0, dataset="d", difficulty="none", empty_share=0.5)
+    return pd.concat([rows.assign(cleaned=cleaned) for cleaned in (0, 1)])
+
+
+def test_a_table_by_hand(notebook):
+    dice = four_frames("one-stage", "dice", "none", [0, 0, 0, 0], [0, 1, 0, 1])
+    bce = four_frames("one-stage", "bce", "none", [1, 0, 0, 1], [0.8, 1, 0, 0])
+    fused = four_frames("g", "dice", "fused", [1, 0, 1, 1], [0.9, 1, 0.7, 0], 15.0, probability=0.5)
+    oracle = four_frames("g", "dice", "oracle", [1, 0, 1, 0], [0.9, 1, 0.7, 1], 15.0)
+    table = notebook["summarise"](pd.concat([dice, bce, fused, oracle]))
+    table = table[table["cleaned"] == 1].set_index(["method", "loss", "gate"])
+    assert set(table["best_loss"]) == {"dice"} and table.loc[("blank", "none", "none"), "score"] == 0.5
+    assert table.loc[("one-stage", "dice", "none"), ["score", "fnr", "fpr", "gain"]].tolist() == [0.5, 1, 0, 0]
+    row = table.loc[("g", "dice", "fused")]
+    assert row["score"] == pytest.approx(0.65) and row["gain"] == pytest.approx(0.15) and row["compute"] == 1.5
+    assert row["dice_true_positive"] == pytest.approx(0.8) and row["fpr"] == 0.5
+    assert row["ece"] == pytest.approx(0.0)  # half of the frames have a nerve
+    assert row["ceiling"] == pytest.approx(0.9 - 0.25) and row["closed"] == pytest.approx(0.15 / 0.15)
+    assert row[["gain_low", "gain_high"]].tolist() == pytest.approx([-0.15, 0.45])  # the means of the two patients
+    assert [notebook["verdict"](*i) for i in ((0.1, 0.2), (-0.2, -0.1), (-0.1, 0.1))] == ["better", "worse", "unclear"]
+    with pytest.raises(InputError, match="at least one loss"):
+        notebook["summarise"](pd.concat([fused, oracle]))
+
+
+def test_patients_of_different_runs_are_different_patients(notebook, root):
+    for folder in (root / "bias-0" / "07_blank_mask_bias", root / "bias-1" / "07_blank_mask_bias"):
+        folder.mkdir(parents=True)
+        write_csv(folder / "heldout.csv", four_frames("one-stage", "dice", "none", 0, [0, 1, 0, 1]))
+    table = notebook["summarise"](notebook["read_runs"]("bias-0, bias-*"))
+    assert set(table["runs"]) == {2} and set(table["patients"]) == {4} and set(table["frames"]) == {8}
+    with pytest.raises(InputError, match="pool: expected.*finished runs, found none"):
+        notebook["read_runs"]("other-*")
+
+
+def test_reliability_counts_every_frame_once(notebook):
+    probability, chance = np.random.default_rng(0).random((2, 400))
+    scored = pd.concat([four_frames("g", "dice", "fused", 1, 1.0).query("cleaned == 0")] * 100, ignore_index=True)
+    scored = scored.assign(probability=probability, has_nerve=chance < probability)
+    table = notebook["reliability"](scored, bins=5)
+    assert table["frames"].tolist() == [80] * 5 and np.allclose(table["predicted"], table["observed"], atol=0.15)
