@@ -286,7 +286,8 @@ def test_bad_input_is_answered_as_the_page_says(row, answer, phantom, tmp_path, 
         return
     with pytest.raises(InputError) as error:
         CASES[row](data)
-    message = ".*".join(map(re.escape, re.match(r"(`+)(.+?)\1(?:;|$)", answer)[2].split("…")))
+    shown = re.match(r"(`+)(.+?)\1(?:;|$)", answer)[2]
+    message = ".*".join(map(re.escape, re.split(r"\s*…\s*", shown)))
     assert re.search(message, str(error.value), re.DOTALL), f"{error.value}"
     assert not (data / "out").exists()
 
