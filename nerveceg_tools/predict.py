@@ -53,7 +53,8 @@ def predict(folder: Path, out: Path, run: str, gate_from: str, precision: str, f
     starts = range(0, len(paths), SHARD)
     shards = {out.absolute() / "shards" / f"{n // SHARD:05d}.csv": paths[n : n + SHARD] for n in starts}
     tasks = [(shard, part) for shard, part in shards.items() if not shard.exists()]
-    work = partial(segment_shard, root=artefact_root(), settings=settings, gate=gate, cleanup=cleanup)
+    settings |= {"root": artefact_root(), "networks": inputs["networks"]}
+    work = partial(segment_shard, settings=settings, gate=gate, cleanup=cleanup)
     results: Iterable[None] = map(work, tasks)
     if client is not None:
         from distributed import as_completed
@@ -65,9 +66,8 @@ def predict(folder: Path, out: Path, run: str, gate_from: str, precision: str, f
     return out / "predictions.csv"
 
 
-def segment_shard(task: tuple[Path, list[Path]], root: Path, settings: dict, gate: AnyGate, cleanup: str) -> None:
+def segment_shard(task: tuple[Path, list[Path]], settings: dict, gate: AnyGate, cleanup: str) -> None:
     """Segment the frames of one shard, and write their masks and finally its table."""
-    os.environ["NERVECEG_RUNS"] = str(root)
     shard, paths = task
     write_csv(shard, segment_files(_system(**settings), paths, gate, shard.parents[1] / "masks", CLEANUPS[cleanup]))
 
@@ -94,8 +94,9 @@ def segment_files(
 
 
 @lru_cache(maxsize=1)
-def _system(run: str, gate_from: str, precision: str, flip: bool) -> System:
-    """Load the networks, once per worker."""
+def _system(root: Path, networks: str, run: str, gate_from: str, precision: str, flip: bool) -> System:
+    """Load the networks, once per worker, and again if the run was trained again (`networks` is their stamp)."""
+    os.environ["NERVECEG_RUNS"] = str(root)
     process.configure(seed=0)
     return load_system([run], gate_from, precision, flip)[0]
 
