@@ -112,6 +112,7 @@ def test_a_finished_training_is_read_and_one_of_another_recipe_starts_over(posit
     recipes = [{"shift": 1e-3}, {"data": "other files"}, {"order": -1}, {"validation_set": positive(3)}, {"lr": 0.02}]
     recipes += [{"objective": SegmentationObjective("dice")}, {"metadata": SMALL_UNET | {"fold": 3}}]
     for recipe in recipes:
+        again()
         assert again(**recipe)[0] == 1 and again(**recipe)[0] == 0, recipe
 
 
