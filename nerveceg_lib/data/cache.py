@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,7 +31,7 @@ from nerveceg_lib.rle import FRAME_SHAPE
 from nerveceg_lib.runtime.errors import InputError, one_of
 from nerveceg_lib.runtime.folders import beside
 from nerveceg_lib.runtime.io import matches, read_json, storing, whole_folder, write_csv, write_json
-from nerveceg_lib.runtime.process import reported
+from nerveceg_lib.runtime.process import ahead, reported
 
 FORMAT = 2
 ON_BAD_FRAME = ("stop", "skip")
@@ -105,7 +106,7 @@ def _digest(path: Path) -> str:
 def _build(data_dir: Path, folder: Path, listing: pd.DataFrame, on_bad_frame: str) -> None:
     kept, skipped = [], []
     hashes: dict[str, str] = {}
-    decoded = _decode_all(data_dir, listing)
+    decoded = ahead(partial(_decode_row, data_dir), listing.to_dict("records"), threads=4, depth=64)
     train_count = int((listing["set"] == "train").sum())
     with _array(folder / "images.npy", len(listing)) as images, _array(folder / "masks.npy", train_count) as masks:
         for row, frame, mask, digests, error in reported(decoded, "frames decoded", len(listing)):
@@ -138,14 +139,6 @@ def _array(path: Path, count: int) -> Iterator[BinaryIO]:
         size = file.tell() + math.prod(shape)
         yield file
         file.truncate(size)
-
-
-def _decode_all(data_dir: Path, listing: pd.DataFrame) -> Iterator[tuple]:
-    """Decode in four threads, at most 64 frames ahead, in the order of the listing."""
-    rows = listing.to_dict("records")
-    with ThreadPoolExecutor(4) as pool:
-        for start in range(0, len(rows), 64):
-            yield from pool.map(lambda row: _decode_row(data_dir, row), rows[start : start + 64])
 
 
 def _decode_row(data_dir: Path, row: dict) -> tuple:

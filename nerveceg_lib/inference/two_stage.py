@@ -4,11 +4,9 @@ Reading and resizing, the networks, and bringing masks back to full size overlap
 of and behind the networks, which release Python's lock while they compute.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -20,10 +18,9 @@ from nerveceg_lib.data import crops
 from nerveceg_lib.inference.ensemble import Ensemble, PresenceEnsemble, Size, batches_of, full_size, mask_probability
 from nerveceg_lib.runtime.errors import InputError, one_of
 from nerveceg_lib.runtime.folders import NOTEBOOKS, notebook_folder, require
+from nerveceg_lib.runtime.process import ahead
 from nerveceg_lib.training.checkpoints import load_checkpoint
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 GATE_NETWORKS = ("classifier", "segmenter")
 MASK_EVIDENCE = ("peak", "inside", "entropy", "soft_dice")
 
@@ -167,24 +164,9 @@ def segment(
         images = load(batch)
         return images.shape[1:], system.read(images)
 
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as finisher:
-        batches_in = ahead(reader, read, batches)
-        outputs = ((shape, *system(inputs, threshold)) for shape, inputs in batches_in)
-        for predictions in ahead(finisher, partial(_finish, clean), outputs):
-            yield from predictions
-
-
-def ahead(
-    pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], depth: int = 2
-) -> Iterator[Result]:
-    """Yield `work(item)` for each item in order, with at most `depth` more items under way."""
-    waiting: deque = deque()
-    for item in items:
-        waiting.append(pool.submit(work, item))
-        if len(waiting) > depth:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+    outputs = ((shape, *system(inputs, threshold)) for shape, inputs in ahead(read, batches))
+    for predictions in ahead(partial(_finish, clean), outputs):
+        yield from predictions
 
 
 def _finish(clean: Callable, output: tuple) -> list[Prediction]:

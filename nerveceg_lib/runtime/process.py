@@ -7,11 +7,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 SECONDS_BETWEEN_LINES = 30.0
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 
@@ -63,6 +66,22 @@ def reported(items: Iterable[Item], description: str, total: int) -> Iterator[It
         if time.monotonic() > next_line:
             next_line = time.monotonic() + SECONDS_BETWEEN_LINES
             print(f"{description}: {number} of {total}", flush=True)
+
+
+def ahead(work: Callable[[Item], Result], items: Iterable[Item], threads: int = 1, depth: int = 2) -> Iterator[Result]:
+    """Yield `work(item)` for each item in order, with at most `depth` more items under way in `threads`."""
+    pool = ThreadPoolExecutor(threads)
+    waiting: deque = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > depth:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        # without waiting, because the garbage collector may close this generator in one of its own threads
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _keep_freed_memory() -> None:

@@ -8,8 +8,9 @@ import hashlib
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -100,14 +101,14 @@ def _draw(folder: Path, jobs: list[Job]) -> None:
         (folder / name).mkdir()
     rows: list[tuple[int, int, str]] = []
     total = sum(len(job.images) for job in jobs)
-    parts = _run(partial(_write, folder), jobs, workers=min(cores(), total // CHUNK))
-    for written in reported(parts, "phantom, groups of frames", len(jobs)):
-        rows += written
+    with closing(_run(partial(_write, folder), jobs, workers=min(cores(), total // CHUNK))) as parts:
+        for written in reported(parts, "phantom, groups of frames", len(jobs)):
+            rows += written
     io.write_train_masks(folder, [row for row in rows if row[0]])
     io.write_test_tables(folder, [row[1:] for row in rows if not row[0]])
 
 
-def _run(write: partial, jobs: list[Job], workers: int) -> Iterator[list[tuple[int, int, str]]]:
+def _run(write: partial, jobs: list[Job], workers: int) -> Generator[list[tuple[int, int, str]], None, None]:
     if workers <= 1:
         yield from map(write, jobs)
         return
