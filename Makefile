@@ -2,12 +2,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-NBVAL := $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 900 -x
+# what notebooks write goes to a temporary folder
+NBVAL := runs=$$(mktemp -d) && trap 'rm -rf "$$runs"' EXIT && NERVECEG_RUNS="$$runs" \
+	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 900 -x
 export PYTHONUNBUFFERED := 1
 # set-up leaves byte code to whoever imports first; where nobody may write it, every kernel would compile for seconds
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test torture audit bench notebooks clean
+.PHONY: setup demo test test-python test-notebooks test-studies torture audit bench notebooks clean
 
 setup: $(VENV)/.installed
 
@@ -20,20 +22,28 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/python -m nerveceg_tools run
 
+# the three kinds side by side, because each of them waits for processes now and then; their output comes in one piece
 test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	# one process per core, the longest files first: otherwise one core waits for the other at the end
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder \
+	$(MAKE) -j3 $(if $(filter output-sync,$(.FEATURES)),-O) test-python test-notebooks test-studies
+
+# one process per core, the longest files first: otherwise one core waits for the other at the end
+test-python: setup
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder \
 		tests/test_every_network.py tests/test_interruption.py tests/test_pipeline.py tests/test_training.py \
 		tests/test_sweep.py tests/test_odd_data.py tests/test_storage.py tests/test_predict.py tests
-	# notebooks 2 to 6 one after the other, because each reads what the one before wrote; the studies only read what
-	# notebook 1 wrote, and run beside them. Everything is written to a temporary folder.
-	runs=$$(mktemp -d) && trap 'rm -rf "$$runs"' EXIT && export NERVECEG_RUNS="$$runs" && \
-		$(NBVAL) notebooks/01*.ipynb && export OMP_NUM_THREADS=1 && \
-		{ $(NBVAL) notebooks/0[7-8]*.ipynb & studies=$$!; $(NBVAL) notebooks/0[2-6]*.ipynb; main=$$?; \
-		wait $$studies && exit $$main; }
+
+# every notebook reads what the ones before it wrote
+test-notebooks: setup
+	$(NBVAL) notebooks/0[1-6]*.ipynb
+
+# the studies read only what notebook 1 wrote
+test-studies: setup
+	$(NBVAL) notebooks/01*.ipynb notebooks/0[78]*.ipynb
+
+test-python test-notebooks test-studies: export OMP_NUM_THREADS := 1
 
 # About an hour: end a run at 50 random moments, try ten thousand random texts, tables, names and images each, and fuzz
 # the two parsers of foreign bytes by coverage for ten minutes each

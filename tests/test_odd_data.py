@@ -1,4 +1,4 @@
-"""Unusual training sets and paths: they pass through the notebooks, or a message says why they cannot."""
+"""Unusual training sets: they pass through the notebooks, or a message says why they cannot."""
 
 import json
 import shutil
@@ -12,9 +12,8 @@ from nerveceg_lib.rle import FRAME_SHAPE
 from nerveceg_lib.runtime.errors import InputError
 from nerveceg_lib.runtime.folders import NOTEBOOKS, STUDIES
 from nerveceg_tools import run
-from nerveceg_tools.cli import main
 from nerveceg_tools.phantom import write_phantom
-from tests.cells import PROFILE, TINY, run_cells
+from tests.cells import TINY, run_cells
 
 pytestmark = pytest.mark.slow
 NERVE = np.zeros(FRAME_SHAPE, np.uint8)
@@ -82,15 +81,3 @@ def test_too_few_to_be_split(pattern, data):
         path.unlink()
     with pytest.raises(InputError, match="heldout_share: expected .*found .*1 patients"):
         run_cells(NOTEBOOKS[0], data_dir=str(data))
-
-
-def test_spaces_other_scripts_and_long_paths(original, tmp_path, monkeypatch, capsys):
-    folder = tmp_path / "Ärzte & Söhne's [1] %d" / "神経 超音波" / ("x" * 200) / ("y" * 200) / ("z" * 200)
-    data = shutil.copytree(original, folder / "the data")
-    monkeypatch.setenv("NERVECEG_RUNS", str(folder / "runs"))
-    command = ["run", "--profile", PROFILE, "-p", "data_dir", str(data), "--only", "01,02,03,04,06", "-p", "run"]
-    assert main([*command, "Lauf 1 – 神経 [a]"]) == 0
-    assert main(["predict", str(data / "test"), str(folder / "aus gabe"), "--run", "Lauf 1 – 神経 [a]"]) == 0
-    capsys.readouterr()
-    assert main([*command, "r" * 300]) == 2
-    assert "r" * 300 + ": expected a path that can be used, found: File name too long" in capsys.readouterr().err

@@ -26,6 +26,7 @@ from tests.conftest import REPOSITORY, SHARED
 pytestmark = pytest.mark.slow
 REAL_MASKS = SHARED / "data" / "kaggle-facts" / "real_masks_rle.csv"
 RUN = ("run", "--profile", PROFILE)
+ODD = "Ärzte & Söhne's 神経 [1] %d"
 
 
 def nerveceg(root, *arguments):
@@ -46,7 +47,7 @@ def left_in_the_repository():
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """Artefact root of a run of all six notebooks, and what the command printed."""
-    root, before = tmp_path_factory.mktemp("pipeline"), left_in_the_repository()
+    root, before = tmp_path_factory.mktemp("pipeline") / ODD / ("x" * 200) / ("y" * 200), left_in_the_repository()
     code, printed = nerveceg(root, *RUN, "-p", "segmenter.epochs", "2")
     assert code == 0, printed
     assert left_in_the_repository() == before
@@ -73,6 +74,8 @@ def test_all_six_notebooks_end_in_a_valid_submission(finished):
     assert not list(folder.rglob("*.ckpt")), "the progress of a training is removed once its network is saved"
     code, printed = nerveceg(root, *RUN, "-p", "segmenter.epochs", "2", "--resume")
     assert code == 0 and printed.count("done before, skipped") == 6
+    code, printed = nerveceg(root, *RUN, "-p", "run", "r" * 300)
+    assert code == 2 and "r" * 300 + ": expected a path that can be used, found: File name too long" in printed
 
 
 def test_a_notebook_is_the_same_training_by_papermill_by_fit_and_in_two_processes(runs, tmp_path):
@@ -104,9 +107,9 @@ def test_a_notebook_is_the_same_training_by_papermill_by_fit_and_in_two_processe
 def test_given_masks_are_submitted_as_they_are(phantom, root, tmp_path, monkeypatch):
     monkeypatch.chdir(NOTEBOOK_FOLDER)
     data = shutil.copytree(phantom, tmp_path / "data set", copy_function=os.link)
-    run_cells(NOTEBOOKS[0], data_dir=str(data))
-    run_cells(NOTEBOOKS[5], **{"submission.masks_csv": str(data / "solution.csv")})
-    submission = (root / "tiny" / NOTEBOOKS[5] / "submission.csv").read_text()
+    run_cells(NOTEBOOKS[0], run=ODD, data_dir=str(data))
+    run_cells(NOTEBOOKS[5], run=ODD, **{"submission.masks_csv": str(data / "solution.csv")})
+    submission = (root / ODD / NOTEBOOKS[5] / "submission.csv").read_text()
     assert submission == (data / "solution.csv").read_text()
 
 

@@ -30,7 +30,7 @@ def folder(root, phantom, tmp_path):
     metadata["presence_head"] = False
     save_checkpoint(notebook_folder("toy", NOTEBOOKS[2]) / "segmenter.pt", segmenter, metadata)
     write_json(notebook_folder("toy", NOTEBOOKS[3]) / "gate.json", {"threshold": 0.0, "min_area": 1})
-    return shutil.copytree(phantom / "test", tmp_path / "frames")
+    return shutil.copytree(phantom / "test", tmp_path / "Söhne's [1] %d")
 
 
 def predict(folder, out, *options):
@@ -79,7 +79,8 @@ def test_workers_make_the_same_file_and_finished_shards_stay(folder, tmp_path, m
     assert shards[0].stat().st_mtime_ns == before and shards[1].exists()
 
 
-def test_bad_input_is_named(folder, tmp_path, capsys):
+def test_bad_input_is_named(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("nerveceg_tools.cluster.TIMEOUT", 1)
     out = tmp_path / "out"
     (tmp_path / "empty").mkdir()
     assert predict(tmp_path / "empty", out) == 2

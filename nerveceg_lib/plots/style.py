@@ -1,10 +1,13 @@
 """One style for all figures. Truth is always blue, prediction always orange (Okabe & Ito's colours)."""
 
-from collections.abc import Sequence
+import inspect
+import textwrap
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from IPython.display import Code, display
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib_inline.backend_inline import set_matplotlib_formats
@@ -36,6 +39,13 @@ def use_style(inline: str = "png") -> None:
 def save(figure: Figure, path: Path) -> None:
     """Save a figure as PNG; the file appears only once it is complete."""
     write_atomically(path, lambda unfinished: figure.savefig(unfinished, metadata=METADATA))
+
+
+def show_source(*parts: Callable) -> None:
+    """Display the code of functions, methods and classes in a notebook, each under its full name."""
+    for part in parts:
+        code = textwrap.dedent(inspect.getsource(part))
+        display(Code(f"# {part.__module__}.{part.__qualname__}\n{code}", language="python"))
 
 
 def frame_grid(

@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from nerveceg_lib.plots.style import NEUTRAL, PREDICTION, TRUTH
 
@@ -15,6 +16,7 @@ def learning_curves(curves: pd.DataFrame, metric_name: str) -> Figure:
     loss.plot(curves["epoch"], curves["val_loss"], "o-", color=PREDICTION, label="validation")
     # on a linear axis the first epochs would flatten all others
     loss.set(xlabel="epoch", ylabel="loss", yscale="log", title="Loss")
+    loss.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_formatter=NullFormatter())
     loss.legend()
     metric.plot(curves["epoch"], curves["val_metric"], "o-", color=PREDICTION)
     metric.set(xlabel="epoch", ylabel=metric_name, title=f"{metric_name} on validation patients")
@@ -35,7 +37,7 @@ def presence_report(has_nerve: np.ndarray, probability: np.ndarray, threshold: f
     histogram.hist(probability[has_nerve], edges, color=TRUTH, alpha=0.7, label="nerve")
     histogram.axvline(threshold, color="black", linestyle="--", linewidth=1, label=f"threshold {threshold:.2f}")
     histogram.set(xlabel="predicted P(nerve)", ylabel="frames", title="Predictions by true label")
-    histogram.legend(loc="upper center")
+    histogram.legend(loc="upper center", frameon=True, edgecolor="none")  # the threshold may run behind it
     observed, predicted = calibration_curve(has_nerve, probability, n_bins=bins, strategy="quantile")
     calibration.plot([0, 1], [0, 1], "--", color=NEUTRAL, linewidth=1, label="perfect")
     calibration.plot(predicted, observed, "o-", color=PREDICTION, label="classifier")
