@@ -12,9 +12,7 @@ resized-HxW/   labelled frames and masks at one input size
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +29,7 @@ from nerveceg_lib.rle import FRAME_SHAPE
 from nerveceg_lib.runtime.errors import InputError, one_of
 from nerveceg_lib.runtime.folders import beside
 from nerveceg_lib.runtime.io import matches, read_json, storing, whole_folder, write_csv, write_json
-from nerveceg_lib.runtime.process import ahead, reported
+from nerveceg_lib.runtime.process import ahead, cores, reported
 
 FORMAT = 2
 ON_BAD_FRAME = ("stop", "skip")
@@ -194,6 +192,5 @@ def _write(path, source: np.ndarray, count: int, size: tuple[int, int], scale: i
         scaled = source[rows] * np.uint8(scale)
         out[rows] = resize_frames(scaled, np.arange(len(scaled)), size)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(fill, range(0, count, 64)))
+    list(ahead(fill, range(0, count, 64), threads=cores(), depth=64))
     out.flush()
