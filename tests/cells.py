@@ -1,6 +1,8 @@
 """A notebook's cells in this process: a kernel and its imports would cost more than all cells at this size."""
 
+from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 from IPython.core.inputtransformer2 import TransformerManager
 from matplotlib import pyplot as plt
@@ -13,9 +15,13 @@ PROFILE = str(REPOSITORY / "tests" / "tiny.yaml")
 TINY = run.resolve_parameters(PROFILE, {"segmenter.epochs": 1})  # values by full names, such as TINY["data.folds"]
 
 
-def run_cells(notebook: str, **changes: object) -> None:
-    """Execute a notebook with TINY and `changes` by full names: run_cells(name, seed=1, **{"segmenter.epochs": 2})."""
-    run.run_cells(notebook, TINY | changes)
+def run_cells(notebook: str, until: str = "", **changes: object) -> None:
+    """Execute a notebook with TINY and `changes` by full names: run_cells(name, seed=1, **{"segmenter.epochs": 2}).
+
+    Figures are made but saved as empty files: to render them takes longer than most trainings at this size.
+    """
+    with mock.patch("nerveceg_lib.plots.save", lambda figure, path: Path.touch(path)):
+        run.run_cells(notebook, TINY | changes, until)
     plt.close("all")
 
 

@@ -61,7 +61,7 @@ def test_the_notebooks_and_predict(root, monkeypatch, capsys):
     for number, limits in {1: (20_000, 100), 2: (20_000,), 3: (20_000, 100), 5: (20,)}.items():
         for most in limits:
             with no_file_beyond(most), pytest.raises(StorageError, match=rf"^{root}/.*{NEEDED}"):
-                run_cells(NOTEBOOKS[number], resume=True)
+                run.run_cells(NOTEBOOKS[number], TINY | {"resume": True})
         run_cells(NOTEBOOKS[number], resume=True)
     data = next(root.glob("phantom-*"))
     validate_submission(root / TINY["run"] / NOTEBOOKS[5] / "submission.csv", data / "sample_submission.csv")
