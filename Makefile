@@ -9,7 +9,7 @@ export PYTHONUNBUFFERED := 1
 # set-up leaves byte code to whoever imports first; where nobody may write it, every kernel would compile for seconds
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test test-python test-notebooks test-studies torture audit bench notebooks clean
+.PHONY: setup demo test test-types test-python test-notebooks test-studies torture audit bench notebooks clean
 
 setup: $(VENV)/.installed
 
@@ -22,12 +22,14 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/python -m nerveceg_tools run
 
-# the three kinds side by side, because each of them waits for processes now and then; their output comes in one piece
+# all kinds side by side, because each of them waits for processes now and then; their output comes in one piece
 test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(MAKE) -j4 $(if $(filter output-sync,$(.FEATURES)),-O) test-types test-python test-notebooks test-studies
+
+test-types: setup
 	$(BIN)/mypy
-	$(MAKE) -j3 $(if $(filter output-sync,$(.FEATURES)),-O) test-python test-notebooks test-studies
 
 # one process per core, the longest files first: otherwise one core waits for the other at the end
 test-python: setup

@@ -17,7 +17,7 @@ from nerveceg_lib.runtime.io import write_csv
 from tests.conftest import REPOSITORY
 
 ARMS = ("bce_dice", "bce_dice-oversampled", "efficientnet-b4", "shared-unet", "coarse-to-fine")
-PARAMETERS = {"height": 32, "width": 48, "crop_size": 32, "base_channels": 2, "lr": 0.003}
+PARAMETERS = {"height": 32, "width": 48, "crop_size": 32, "base_channels": 2, "lr": 0.003, "epochs": 6}
 
 
 def define(frames, root):
