@@ -148,11 +148,11 @@ def import_frames(options: Namespace) -> None:
 
     examples:
       nerveceg import-frames scans labels ~/data/mine
-      nerveceg import-frames scans labels ~/data/mine --subject 'case(\\d+)'
+      nerveceg import-frames scans labels ~/data/mine --subject 'case(\\d+)' --nerve-values 1 2
     """
     from nerveceg_tools.importers.folder import import_frames
 
-    print(import_frames(options.images, options.masks, options.out, options.subject))
+    print(import_frames(options.images, options.masks, options.out, options.subject, options.nerve_values))
 
 
 def import_usgra(options: Namespace) -> None:
@@ -276,8 +276,10 @@ def _add_data(commands) -> None:
     add("images", type=Path, help="folder of frames (PNG, TIFF, JPEG, BMP), also in subfolders")
     add("masks", type=Path, help="folder of masks, laid out like the frames; may be the same folder")
     add("out", type=Path, help="a new or empty folder, for `run -p data_dir`")
-    text = "regular expression whose group is the patient's number in a frame's path (default: the first number)"
-    add("--subject", default=r"(\d+)", help=text)
+    text = "regular expression whose group is the patient's number in a frame's path (default: that of its folder, "
+    add("--subject", default="", help=f"{text}or for a frame in no folder the first of two numbers in its name)")
+    text = "mask values that mean nerve, such as 1 2 (default: of two values the one that is not 0)"
+    add("--nerve-values", type=int, nargs="+", default=[], help=text)
     add = _command(commands, import_usgra)
     add("source", help="folder with images/ and masks/, or `download`")
     add("out", type=Path, help="a new or empty folder")

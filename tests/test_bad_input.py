@@ -81,17 +81,14 @@ def without_permission(path, read):
         path.chmod(0o755)
 
 
-def with_file(path_of, spoil):
-    def case(data):
-        path = path_of(data, 1, 1)
-        whole = path.read_bytes()
-        path.unlink()  # it is a link to another data set
-        if spoil is cut_off:
-            path.write_bytes(whole)
-        spoil(path)
-        assert len(open_cache(data, data / "out").index) == len(io.list_frames(data))
-
-    return case
+def with_file(path_of, spoil, data):
+    path = path_of(data, 1, 1)
+    whole = path.read_bytes()
+    path.unlink()  # it is a link to another data set
+    if spoil is cut_off:
+        path.write_bytes(whole)
+    spoil(path)
+    assert len(open_cache(data, data / "out").index) == len(io.list_frames(data))
 
 
 def a_chunk_that_promises_gigabytes(data):
@@ -128,20 +125,17 @@ MASKS = {
     "wrong size": pixels(GREY[:400]),
     "other values than 0 and 255": pixels(GREY),
 }
-CASES |= {f"frame: {row}": with_file(io.image_path, spoil) for row, spoil in FRAMES.items()}
-CASES |= {f"mask: {row}": with_file(io.mask_path, spoil) for row, spoil in MASKS.items()}
+CASES |= {f"frame: {row}": partial(with_file, io.image_path, spoil) for row, spoil in FRAMES.items()}
+CASES |= {f"mask: {row}": partial(with_file, io.mask_path, spoil) for row, spoil in MASKS.items()}
 CASES |= {
     "frame: no permission": lambda data: without_permission(io.image_path(data, 1, 1), io.read_frame),
     "frame: a PNG whose chunk promises gigabytes": a_chunk_that_promises_gigabytes,
 }
 
 
-def with_table(text):
-    def case(data):
-        (data / "masks.csv").write_bytes(text)
-        assert io.read_masks_csv(data / "masks.csv").to_dict("list") == {"img": [1, 2], "pixels": ["", "5 3"]}
-
-    return case
+def with_table(text, data):
+    (data / "masks.csv").write_bytes(text)
+    assert io.read_masks_csv(data / "masks.csv").to_dict("list") == {"img": [1, 2], "pixels": ["", "5 3"]}
 
 
 GOOD = b"img,pixels\n1,\n2,5 3\n"
@@ -159,7 +153,7 @@ TABLES = {
     "Windows line ends": GOOD.replace(b"\n", b"\r\n"),
 }
 FEW = pd.DataFrame({"img": [1], "pixels": [""]})
-CASES |= {f"table: {row}": with_table(text) for row, text in TABLES.items()}
+CASES |= {f"table: {row}": partial(with_table, text) for row, text in TABLES.items()}
 CASES |= {f"rle: {row}": lambda data, text=text: rle.decode(text, (3, 4)) for row, (text, _) in MALFORMED.items()}
 CASES |= {
     "table: missing": lambda data: io.read_masks_csv(data / "masks.csv"),
@@ -169,53 +163,36 @@ CASES |= {
 }
 
 
-def with_run(file, pattern, new, read):
+def with_run(file, pattern, new, read, data):
     """Spoil a file of a run in which notebook 1 has run, or of its data or cache, and call `read`."""
-
-    def case(data):
-        notebook, names = notebook_folder("tiny", NOTEBOOKS[0]), {"data_dir": str(data), "cache": str(data / "cache")}
-        table = open_cache(data, data / "cache").index.assign(split="train", fold=0)
-        table.loc[table["set"] == "test", ["split", "fold"]] = "test", -1
-        write_csv(notebook / "frames.csv", table)
-        write_json(notebook / "dataset.json", {**names, "digest": "", "dataset": "data", "difficulty": ""})
-        predictions = notebook_folder("tiny", NOTEBOOKS[3]) / "test.csv"
-        write_csv(predictions, table[table["set"] == "test"].assign(pixels="", keep=False))
-        places = {"frames.csv": notebook, "dataset.json": notebook, "test.csv": predictions.parent}
-        edit(places.get(file, data) / file, pattern, new)
-        read()
-
-    return case
+    notebook, names = notebook_folder("tiny", NOTEBOOKS[0]), {"data_dir": str(data), "cache": str(data / "cache")}
+    table = open_cache(data, data / "cache").index.assign(split="train", fold=0)
+    table.loc[table["set"] == "test", ["split", "fold"]] = "test", -1
+    write_csv(notebook / "frames.csv", table)
+    write_json(notebook / "dataset.json", {**names, "digest": "", "dataset": "data", "difficulty": ""})
+    predictions = notebook_folder("tiny", NOTEBOOKS[3]) / "test.csv"
+    write_csv(predictions, table[table["set"] == "test"].assign(pixels="", keep=False))
+    places = {"frames.csv": notebook, "dataset.json": notebook, "test.csv": predictions.parent}
+    edit(places.get(file, data) / file, pattern, new)
+    read()
 
 
 load, check_masks = partial(prepared.load_frames, "tiny"), partial(run_cells, NOTEBOOKS[5])
+describe = partial(prepared.describe_dataset, "tiny")
 CASES |= {
-    "mask: shifted against train_masks.csv": with_run("train_masks.csv", r"(?<=,)\d+(?= )", "1", check_masks),
-    "table: a training frame without a row": with_run("train_masks.csv", r"\n6,8,.*", "", check_masks),
-    "split: a patient on both sides": with_run("frames.csv", "train,0\n", "heldout,0\n", load),
-    "older release: frame cache": with_run("cache/manifest.json", '"format": 2', '"format": 1', load),
-    "older release: table of frames": with_run("frames.csv", "has_nerve", "presence", load),
-    "older release: description of the data": with_run(
-        "dataset.json", '"dataset"', '"name"', partial(prepared.describe_dataset, "tiny")
-    ),
-    "older release: table of predictions": with_run("test.csv", "keep", "drawn", check_masks),
+    "mask: shifted against train_masks.csv": partial(with_run, "train_masks.csv", r"(?<=,)\d+(?= )", "1", check_masks),
+    "table: a training frame without a row": partial(with_run, "train_masks.csv", r"\n6,8,.*", "", check_masks),
+    "split: a patient on both sides": partial(with_run, "frames.csv", "train,0\n", "heldout,0\n", load),
+    "older release: frame cache": partial(with_run, "cache/manifest.json", '"format": 2', '"format": 1', load),
+    "older release: table of frames": partial(with_run, "frames.csv", "has_nerve", "presence", load),
+    "older release: description of the data": partial(with_run, "dataset.json", '"dataset"', '"name"', describe),
+    "older release: table of predictions": partial(with_run, "test.csv", "keep", "drawn", check_masks),
 }
 
 
-def with_folder(*changes):
-    def case(data):
-        for change in changes:
-            change(data)
-        io.list_frames(find_competition_data(str(data)))
-
-    return case
-
-
-def make_train(data):
-    (data / "train").mkdir()
-
-
-def remove_train(data):
-    shutil.rmtree(data / "train")
+def with_folder(spoil, data):
+    spoil(data)
+    io.list_frames(find_competition_data(str(data)))
 
 
 def make_profile(data):
@@ -223,16 +200,20 @@ def make_profile(data):
     run.load_profile(str(data / "mine.yaml"))
 
 
+def frames_of(data):
+    return list((data / "train").iterdir())
+
+
 TWO_FOLDS = pd.DataFrame({"split": ["train"] * 2, "fold": [0, 1], "has_nerve": [1, 1]})
 CASES |= {
-    "folder: missing": with_folder(shutil.rmtree),
-    "folder: a file": with_folder(shutil.rmtree, lambda data: data.touch()),
-    "folder: dangling link": with_folder(shutil.rmtree, link),
+    "folder: missing": partial(with_folder, shutil.rmtree),
+    "folder: a file": partial(with_folder, lambda data: shutil.rmtree(data) or data.touch()),
+    "folder: dangling link": partial(with_folder, lambda data: shutil.rmtree(data) or link(data)),
     "folder: no permission": lambda data: without_permission(data, lambda data: find_competition_data(str(data))),
-    "folder: without train/": with_folder(remove_train),
-    "folder: train/ empty": with_folder(remove_train, make_train),
-    "folder: train/ without frames": with_folder(
-        remove_train, make_train, lambda data: (data / "train" / "notes.txt").touch()
+    "folder: without train/": partial(with_folder, lambda data: shutil.rmtree(data / "train")),
+    "folder: train/ empty": partial(with_folder, lambda data: [path.unlink() for path in frames_of(data)]),
+    "folder: train/ without frames": partial(
+        with_folder, lambda data: [p.rename(p.with_suffix(".txt")) for p in frames_of(data)]
     ),
     "parameter: unknown name": lambda data: run.resolve_parameters("demo", {"epochs": "3"}),
     "parameter: name of an older release": lambda data: run.resolve_parameters("demo", {"segmenter_epochs": "3"}),
@@ -254,15 +235,12 @@ class Payload:
         return open, (self.path, "w")
 
 
-def with_checkpoint(spoil):
-    def case(data):
-        path, options = data / "network.pt", {"base_channels": 2}
-        save_checkpoint(path, build_model("unet", **options), {"model": "unet", "options": options, "size": [8, 8]})
-        load_checkpoint(path)
-        spoil(path)
-        load_checkpoint(path)
-
-    return case
+def with_checkpoint(spoil, data):
+    path, options = data / "network.pt", {"base_channels": 2}
+    save_checkpoint(path, build_model("unet", **options), {"model": "unet", "options": options, "size": [8, 8]})
+    load_checkpoint(path)
+    spoil(path)
+    load_checkpoint(path)
 
 
 CHECKPOINTS = {
@@ -274,7 +252,7 @@ CHECKPOINTS = {
     "metadata that is no JSON": lambda path: path.with_suffix(".json").write_text("{"),
     "pickle with code in it": lambda path: path.write_bytes(pickle.dumps(Payload(path.with_name("out")))),
 }
-CASES |= {f"checkpoint: {row}": with_checkpoint(spoil) for row, spoil in CHECKPOINTS.items()}
+CASES |= {f"checkpoint: {row}": partial(with_checkpoint, spoil) for row, spoil in CHECKPOINTS.items()}
 
 
 @pytest.mark.parametrize(("row", "answer"), ROWS, ids=[row for row, _ in ROWS])

@@ -99,9 +99,8 @@ def tiff():
 def test_spoiled_images_are_read_or_refused(tiff, tmp_path, changes, length, data):
     content = bytearray(tiff[:length])
     for position, value in changes:
-        position = (
-            position if data.draw(st.booleans()) else len(content) - 1 - position
-        )  # TIFF may have its directory at the end
+        if data.draw(st.booleans()):  # count from the end, where a TIFF may have its directory
+            position = len(content) - 1 - position
         if 0 <= position < len(content):
             content[position] = value
     path = tmp_path / "1_1.tif"

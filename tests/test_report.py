@@ -5,7 +5,6 @@ import shutil
 
 import cv2
 import numpy as np
-import pandas as pd
 import pytest
 from playwright.sync_api import expect
 
@@ -126,10 +125,3 @@ def test_a_run_of_notebook_1_alone_has_a_report(root, phantom):
     text = report.write_report("toy").read_text()
     assert "Data: phantom, easy" in text and "Score" not in text
     assert "01_data_preparation.html" in text
-
-
-def test_results_of_an_older_version_are_named(root, phantom):
-    prepare(phantom)
-    write_csv(notebook_folder("toy", NOTEBOOKS[3]) / "heldout.csv", pd.DataFrame({"presence": [1], "drawn": [True]}))
-    with pytest.raises(InputError, match="heldout.csv: written by an older version; run 04_two_stage_inference again"):
-        report.write_report("toy")

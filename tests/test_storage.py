@@ -3,8 +3,6 @@
 import os
 import re
 import resource
-import subprocess
-import sys
 from collections import namedtuple
 from contextlib import contextmanager
 
@@ -18,7 +16,6 @@ from nerveceg_lib.runtime.folders import NOTEBOOKS
 from nerveceg_tools import run
 from nerveceg_tools.cli import main
 from tests.cells import TINY, run_cells
-from tests.conftest import REPOSITORY
 
 pytestmark = pytest.mark.slow
 NEEDED = r"cannot be written: File too large; \d+\.\d MB or more needed, \d+\.\d MB free"
@@ -41,17 +38,6 @@ def test_a_phantom(tmp_path, capsys):
         assert main(command) == 1
     assert re.search(rf"out[^\n]*{NEEDED}", capsys.readouterr().err)
     assert main(command) == 0
-
-
-def test_a_sweep_of_runs(tmp_path):
-    (tmp_path / "grid.yaml").write_text("name: grid\nprofile: tests/tiny.yaml\nonly: '01'\ngrid: {seed: [0]}\n")
-    sweep = [sys.executable, "-m", "nerveceg_tools", "sweep", str(tmp_path / "grid.yaml"), "--workers", "1"]
-    options = {"cwd": REPOSITORY, "env": os.environ | {"NERVECEG_RUNS": str(tmp_path / "runs")}, "text": True}
-    with no_file_beyond(1_000_000):  # the workers inherit the limit
-        failed = subprocess.run(sweep, **options, capture_output=True)
-    assert failed.returncode == 1 and "Traceback" not in failed.stderr, failed.stderr
-    assert re.search(rf"cache[^\n]*{NEEDED}", failed.stdout), failed.stdout
-    assert not list(tmp_path.rglob("manifest.json"))
 
 
 def test_the_notebooks_and_predict(root, monkeypatch, capsys):

@@ -170,7 +170,6 @@ def erase_nerves(root: Path) -> None:
         (lambda root: copy_pair(root, "1.png"), "1.png: expected a number of its own"),
         (erase_nerves, "expected windows with and without a nerve"),
     ],
-    ids=["no images", "no mask", "no image file", "another size", "a word", "a number twice", "no nerve"],
 )  # fmt: skip
 def test_a_damaged_source_is_one_clear_error(tmp_path, damage, message):
     damage(write_source(tmp_path / "source", range(2)))

@@ -1,9 +1,9 @@
 """One style for all figures. Truth is always blue, prediction always orange (Okabe & Ito's colours)."""
 
-import inspect
-import textwrap
 from collections.abc import Callable, Sequence
+from inspect import getsource
 from pathlib import Path
+from textwrap import dedent
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -44,8 +44,7 @@ def save(figure: Figure, path: Path) -> None:
 def show_source(*parts: Callable) -> None:
     """Display the code of functions, methods and classes in a notebook, each under its full name."""
     for part in parts:
-        code = textwrap.dedent(inspect.getsource(part))
-        display(Code(f"# {part.__module__}.{part.__qualname__}\n{code}", language="python"))
+        display(Code(f"# {part.__module__}.{part.__qualname__}\n{dedent(getsource(part))}", language="python"))
 
 
 def frame_grid(

@@ -43,9 +43,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
     unfinished = path.with_name(UNFINISHED + path.name)
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    yield unfinished
-    shutil.rmtree(path, ignore_errors=True)
-    unfinished.rename(path)
+    try:
+        yield unfinished
+        shutil.rmtree(path, ignore_errors=True)
+        unfinished.rename(path)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def new_folder(path: str | Path) -> Path:

@@ -1,27 +1,78 @@
 """Import data sets of other layouts: copy them into the competition's layout."""
 
+import re
+from itertools import compress
 from pathlib import Path
 from typing import Literal
 
+import cv2
 import numpy as np
+from PIL import Image, ImageOps
 
 from nerveceg_lib.data.io import decode
+from nerveceg_lib.rle import FRAME_SHAPE
 from nerveceg_lib.runtime.errors import InputError
 
 FORMATS = ("PNG", "TIFF", "JPEG", "BMP")
-MODES = {"1", "L", "P", "RGB", "RGBA"}  # Pillow's modes of at most 8 bits per channel that have a grey value
+SUFFIXES = {".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"}
+MODES = {"1", "L", "LA", "P", "RGB", "RGBA"}  # Pillow's modes of at most 8 bits per channel that have a grey value
 
 
 def read_image(path: Path, mode: Literal["L", "RGB"]) -> np.ndarray:
-    """Read an image with at most 8 bits per channel.
+    """Read an image with at most 8 bits per channel, turned as its EXIF orientation says.
 
     Returns uint8 of shape (H, W) for the mode "L" (grey) and (H, W, 3) for "RGB". Raises InputError naming the file if
-    it cannot be read, is too large or has more bits.
+    it cannot be read, is too large, has more bits or more than one page.
     """
+    return np.asarray(open_image(path).convert(mode))
+
+
+def open_image(path: Path) -> Image.Image:
+    """Open an image as `read_image` does, in Pillow's mode of the file."""
     content = path.read_bytes()
     image = decode(content, FORMATS)
     if image is None:
         raise InputError(f"{path}: expected a readable image, found {len(content)} bytes that do not decode")
+    if (pages := getattr(image, "n_frames", 1)) > 1:
+        raise InputError(f"{path}: expected one picture in a file, found {pages}; save each as a file of its own")
     if image.mode not in MODES:
         raise InputError(f"{path}: expected 8 bits per channel, found Pillow's mode {image.mode}")
-    return np.asarray(image.convert(mode))
+    return ImageOps.exif_transpose(image)
+
+
+def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the images below `folder` in natural order ("2" before "10"), and the other files that were left out.
+
+    Hidden files and folders, such as .ipynb_checkpoints, and what macOS puts into archives are among those left out.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder of images, found none")
+    files = sorted((path for path in folder.rglob("*") if path.is_file()), key=_natural)
+    hidden = re.compile(r"(^|/)(\.|__MACOSX)")
+    is_image = [
+        path.suffix.lower() in SUFFIXES and not hidden.search(path.relative_to(folder).as_posix()) for path in files
+    ]
+    return list(compress(files, is_image)), [path for path, image in zip(files, is_image, strict=True) if not image]
+
+
+def _natural(path: Path) -> list:
+    return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", path.as_posix())]
+
+
+def fit_frame(pixels: np.ndarray, interpolation: int) -> np.ndarray:
+    """Scale an image (H, W) so that it just fits into the competition's frame (420, 580); the rest is black."""
+    height, width = _fitted(pixels.shape)
+    fitted = np.zeros(FRAME_SHAPE, np.uint8)
+    fitted[:height, :width] = cv2.resize(pixels, (width, height), interpolation=interpolation)
+    return fitted
+
+
+def unfit_mask(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Bring a mask (420, 580) of a frame that `fit_frame` scaled back to the frame's own `shape` (H, W)."""
+    height, width = _fitted(shape)
+    return cv2.resize(mask[:height, :width], shape[::-1], interpolation=cv2.INTER_NEAREST)
+
+
+def _fitted(shape: tuple[int, ...]) -> tuple[int, int]:
+    scale = min(FRAME_SHAPE[0] / shape[0], FRAME_SHAPE[1] / shape[1])
+    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
