@@ -40,7 +40,7 @@ def test_frames_are_numbered_and_scaled_and_their_source_is_listed(folder, capsy
         (folder / "scans" / name).touch()
     assert import_frames(folder) == 0
     printed = "4 labelled frames of 2 patients, 1 test frames\nwith a nerve: 2 (50%); median area 5,000 px of 243,600\n"
-    assert capsys.readouterr().out == printed + "left out: 3 .png, 2 .webp, 1 .dcm\n"
+    assert capsys.readouterr().out == printed + "left out: 3 hidden, 2 .webp, 1 .dcm\n"
     names = pd.read_csv(folder / "out" / "names.csv")
     assert names[["subject", "image"]].values.tolist() == [[3, 1], [3, 2], [12, 1], [12, 2], [0, 1]]
     assert names[["set", "subject", "image"]].equals(io.list_frames(folder / "out")[["set", "subject", "image"]])

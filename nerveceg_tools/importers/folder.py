@@ -4,6 +4,7 @@ out/train/, out/test/     labelled frames with their masks, and frames without a
 out/names.csv             set, subject, image, source: the file from which each frame was made
 """
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -15,9 +16,10 @@ import pandas as pd
 from tqdm import tqdm
 
 from nerveceg_lib.data import io
+from nerveceg_lib.rle import FRAME_SHAPE
 from nerveceg_lib.runtime.errors import InputError
 from nerveceg_lib.runtime.io import new_folder, storing, whole_folder
-from nerveceg_tools.importers import fit_frame, image_files, open_image, read_image
+from nerveceg_tools.importers import SUFFIXES, fit_frame, image_files, open_image, read_image
 
 MOST_DIGITS = 9  # of a patient's number, in the names of the competition's layout
 
@@ -64,7 +66,7 @@ def _summary(areas: np.ndarray, patients: int, test_count: int, left_out: list[s
     lines = [
         f"{len(areas)} labelled frames of {patients} patients, {test_count} test frames",
         f"with a nerve: {len(with_nerve)} ({len(with_nerve) / len(areas):.0%}); median area "
-        f"{np.median(with_nerve) if len(with_nerve) else 0:,.0f} px of {420 * 580:,}",
+        f"{np.median(with_nerve) if len(with_nerve) else 0:,.0f} px of {math.prod(FRAME_SHAPE):,}",
     ]
     counts = ", ".join(f"{count} {kind}" for kind, count in Counter(left_out).most_common())
     return "\n".join(lines + ([f"left out: {counts}"] if counts else []))
@@ -121,8 +123,9 @@ def _pair(images: Path, masks: Path, subject: str) -> tuple[pd.DataFrame, list[s
         raise InputError(f"{masks}: expected masks named like the frames in {images}, or with _mask added; found none")
     table = pd.DataFrame(rows)
     table["image"] = table.groupby(["set", "subject"]).cumcount() + 1
-    hidden = [path.suffix.lower() or path.name for path in {*left_out, *other}]
-    kinds = hidden + ["masks without a frame"] * len(masks_by_name)
+    suffixes = [path.suffix.lower() for path in {*left_out, *other}]
+    kinds = ["hidden" if suffix in SUFFIXES else suffix or "without an ending" for suffix in suffixes]
+    kinds += ["masks without a frame"] * len(masks_by_name)
     return table[["set", "subject", "image", "source", "mask"]], kinds
 
 
