@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# without byte code, most of which would never be used: this takes a third of the time
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e
 # what notebooks write goes to a temporary folder
 NBVAL := runs=$$(mktemp -d) && trap 'rm -rf "$$runs"' EXIT && NERVECEG_RUNS="$$runs" \
 	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 900 -x
@@ -11,15 +13,19 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: setup demo test test-types test-python test-notebooks test-studies torture audit bench notebooks clean
 
-setup: $(VENV)/.installed
+setup: $(VENV)/.installed-test
 
-# without byte code, most of which would never be used: this takes a third of the time
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[test]'
+	$(INSTALL) .
 	touch $@
 
-demo: setup
+$(VENV)/.installed-test: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) '.[test]'
+	touch $(VENV)/.installed $@
+
+demo: $(VENV)/.installed
 	$(BIN)/python -m nerveceg_tools run
 
 # all kinds side by side, because each of them waits for processes now and then; their output comes in one piece
@@ -50,7 +56,7 @@ test-python test-notebooks test-studies: export OMP_NUM_THREADS := 1
 # About an hour: end a run at 50 random moments, try ten thousand random texts, tables, names and images each, and fuzz
 # the two parsers of foreign bytes by coverage for ten minutes each
 torture: setup
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,torture]'
+	$(INSTALL) '.[test,torture]'
 	$(BIN)/python -m benchmarks.torture 50
 	NERVECEG_FUZZ=10000 $(BIN)/python -m pytest tests/test_fuzz.py
 	$(BIN)/python -m benchmarks.fuzz_coverage rle 600
@@ -58,11 +64,11 @@ torture: setup
 
 # Known vulnerabilities of the pinned packages; needs the network, and fails for what could not be looked up
 audit: setup
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,audit]'
+	$(INSTALL) '.[test,audit]'
 	$(BIN)/pip-audit --strict --skip-editable
 
 bench: setup
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,bench]'
+	$(INSTALL) '.[test,bench]'
 	$(BIN)/python -m benchmarks
 
 # Refresh the stored outputs and the README's picture after a change: look at the diff before you commit it.

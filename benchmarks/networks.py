@@ -15,10 +15,10 @@ from nerveceg_lib.data.cache import FrameCache, open_cache
 from nerveceg_lib.data.datasets import FrameSet
 from nerveceg_lib.data.prepared import cache_dir
 from nerveceg_lib.models import CLASSIFIERS, build_model
+from nerveceg_lib.models.checkpoints import load_checkpoint, save_checkpoint
 from nerveceg_lib.runtime import folders
 from nerveceg_lib.runtime.device import channels_last
 from nerveceg_lib.training import PresenceHeadObjective, PresenceObjective, SegmentationObjective, TrainingConfig, fit
-from nerveceg_lib.training.checkpoints import load_checkpoint, save_checkpoint
 from nerveceg_tools.phantom import make_phantom
 
 SIZE = (400, 400)

@@ -150,5 +150,5 @@ def _write(folder: Path, table: pd.DataFrame, swept: list[str]) -> None:
         names = finished[by].astype(str).agg(", ".join, axis=1) if by else pd.Series("all", index=finished.index)
         plots.use_style()
         figure = plots.sweep_results(names, finished[drawn], drawn, ", ".join(by))
-        write_atomically(folder / "results.png", lambda path: plots.save(figure, path))
+        write_atomically(folder / "results.png", figure.savefig)
         plt.close(figure)

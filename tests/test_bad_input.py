@@ -21,11 +21,11 @@ from nerveceg_lib.data.cache import open_cache
 from nerveceg_lib.data.splits import split_fold
 from nerveceg_lib.inference.submission import write_submission
 from nerveceg_lib.models import build_model
+from nerveceg_lib.models.checkpoints import load_checkpoint, save_checkpoint
 from nerveceg_lib.runtime.errors import InputError
 from nerveceg_lib.runtime.folders import NOTEBOOKS, find_competition_data, notebook_folder, run_folder
 from nerveceg_lib.runtime.io import write_csv, write_json
 from nerveceg_lib.training import TrainingConfig
-from nerveceg_lib.training.checkpoints import load_checkpoint, save_checkpoint
 from nerveceg_tools import run
 from tests.cells import run_cells
 from tests.conftest import REPOSITORY

@@ -10,9 +10,9 @@ import torch
 
 from nerveceg_lib.inference.submission import validate_submission
 from nerveceg_lib.models import CLASSIFIERS, SEGMENTERS
+from nerveceg_lib.models.checkpoints import load_checkpoint
 from nerveceg_lib.runtime.errors import InputError
 from nerveceg_lib.runtime.folders import NOTEBOOKS, STUDIES
-from nerveceg_lib.training.checkpoints import load_checkpoint
 from nerveceg_tools.cli import main
 from nerveceg_tools.run import NOTEBOOK_FOLDER
 from tests.cells import TINY, run_cells

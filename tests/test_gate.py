@@ -15,9 +15,9 @@ from nerveceg_lib import metrics
 from nerveceg_lib.inference.gate import GATES, ScoreOptimalGate, fit_gate
 from nerveceg_lib.inference.two_stage import load_system, mask_evidence
 from nerveceg_lib.models import build_model
+from nerveceg_lib.models.checkpoints import save_checkpoint
 from nerveceg_lib.runtime.errors import InputError
 from nerveceg_lib.runtime.folders import NOTEBOOKS, notebook_folder
-from nerveceg_lib.training.checkpoints import save_checkpoint
 from tests.conftest import REPOSITORY
 
 

@@ -11,10 +11,10 @@ from torch import nn
 
 from nerveceg_lib.models import CLASSIFIERS, SEGMENTERS, SHARED_TRUNKS, build_model, parse_options, supported
 from nerveceg_lib.models.blocks import RecurrentConv
+from nerveceg_lib.models.checkpoints import load_checkpoint, save_checkpoint
 from nerveceg_lib.models.complexity import layer_table, parameters
 from nerveceg_lib.models.multitask import SharedTrunk
 from nerveceg_lib.runtime.errors import InputError
-from nerveceg_lib.training.checkpoints import load_checkpoint, save_checkpoint
 
 
 def small(name, **options):

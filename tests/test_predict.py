@@ -11,9 +11,9 @@ import torch
 
 from nerveceg_lib import rle
 from nerveceg_lib.models import build_model
+from nerveceg_lib.models.checkpoints import save_checkpoint
 from nerveceg_lib.runtime.folders import NOTEBOOKS, notebook_folder
 from nerveceg_lib.runtime.io import write_json
-from nerveceg_lib.training.checkpoints import save_checkpoint
 from nerveceg_tools.cli import main
 
 

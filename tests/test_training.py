@@ -14,10 +14,10 @@ from torch import nn
 from nerveceg_lib import losses, training
 from nerveceg_lib.data.datasets import Augmentation, FrameSet
 from nerveceg_lib.models import SEGMENTERS, build_model, supported
+from nerveceg_lib.models.checkpoints import load_checkpoint
 from nerveceg_lib.runtime.errors import InputError
 from nerveceg_lib.runtime.io import write_json
 from nerveceg_lib.training import PresenceHeadObjective, SegmentationObjective, SharedTrunkObjective, TrainingConfig
-from nerveceg_lib.training.checkpoints import load_checkpoint
 from nerveceg_lib.training.objectives import auroc, frame_dice
 from tests import two_processes
 from tests.conftest import REPOSITORY

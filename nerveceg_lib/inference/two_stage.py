@@ -16,10 +16,10 @@ from torch import nn
 from nerveceg_lib import metrics, rle
 from nerveceg_lib.data import crops
 from nerveceg_lib.inference.ensemble import Ensemble, PresenceEnsemble, Size, batches_of, full_size, mask_probability
+from nerveceg_lib.models.checkpoints import load_checkpoint
 from nerveceg_lib.runtime.errors import InputError, one_of
 from nerveceg_lib.runtime.folders import NOTEBOOKS, notebook_folder, require
 from nerveceg_lib.runtime.process import ahead
-from nerveceg_lib.training.checkpoints import load_checkpoint
 
 GATE_NETWORKS = ("classifier", "segmenter")
 MASK_EVIDENCE = ("peak", "inside", "entropy", "soft_dice")

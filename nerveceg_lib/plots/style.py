@@ -2,25 +2,26 @@
 
 from collections.abc import Callable, Sequence
 from inspect import getsource
+from io import BytesIO
 from pathlib import Path
 from textwrap import dedent
 
 import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Code, display
+from IPython.display import Image as EmbeddedImage
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib_inline.backend_inline import set_matplotlib_formats
+from PIL import Image
 
 from nerveceg_lib.runtime.io import write_atomically
 
 TRUTH, PREDICTION, NEUTRAL, HELDOUT = "#56B4E9", "#E69F00", "#666666", "#009E73"
-METADATA = {"Software": None}  # otherwise every release of matplotlib would change every stored picture
 
 
-def use_style(inline: str = "png") -> None:
-    """Set the figure style of a notebook; "jpeg" keeps one with many photographs small. Saved files stay PNG."""
-    set_matplotlib_formats(inline, **({"metadata": METADATA} if inline == "png" else {"pil_kwargs": {"quality": 85}}))
+def use_style() -> None:
+    """Set the style of all figures."""
     plt.rcParams.update(
         {
             "figure.dpi": 100,
@@ -36,9 +37,19 @@ def use_style(inline: str = "png") -> None:
     )
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Save a figure as PNG; the file appears only once it is complete."""
-    write_atomically(path, lambda unfinished: figure.savefig(unfinished, metadata=METADATA))
+def show(figure: Figure, path: Path) -> None:
+    """Display a figure in the notebook and save it as PNG. It is rendered once for both, and closed.
+
+    The notebook keeps the smaller one of PNG and JPEG, so that charts stay sharp and photographs do not fill it.
+    """
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    plt.close(figure)
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    write_atomically(path, lambda unfinished: picture.save(unfinished, "PNG"))
+    jpeg = BytesIO()
+    picture.save(jpeg, "JPEG", quality=85)
+    display(EmbeddedImage(min(path.read_bytes(), jpeg.getvalue(), key=len)))
 
 
 def show_source(*parts: Callable) -> None:

@@ -3,13 +3,16 @@
 import logging
 import time
 import warnings
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
+from nerveceg_lib.models.checkpoints import write_tensors
 from nerveceg_lib.runtime.errors import InputError
 
 
@@ -90,6 +93,13 @@ class EpochLog(Callback):
             f"validation loss {figures['val_loss']:.3f}  {self.metric_name} {figures['val_metric']:.3f}  "
             f"{seconds:.0f} s, at most {remaining:.0f} s left"
         )
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Write Lightning's checkpoints atomically beside their final name, not to the system's temporary folder."""
+
+    def save_checkpoint(self, checkpoint: dict, path: str | Path, storage_options: None = None) -> None:
+        write_tensors(Path(path), checkpoint)
 
 
 @rank_zero_only

@@ -14,10 +14,17 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
 from nerveceg_lib.data.datasets import Batch, LabelledSet
+from nerveceg_lib.models.checkpoints import load_weights, save_checkpoint, weights_digest
 from nerveceg_lib.runtime.device import channels_last, resolve_precision
 from nerveceg_lib.runtime.io import matches, read_json, storing, write_csv, write_json
-from nerveceg_lib.training.callbacks import EpochLog, ReproducibleSteps, StopAtNonFinite, quiet_lightning, say
-from nerveceg_lib.training.checkpoints import WholeCheckpoints, load_weights, save_checkpoint, weights_digest
+from nerveceg_lib.training.callbacks import (
+    EpochLog,
+    ReproducibleSteps,
+    StopAtNonFinite,
+    WholeCheckpoints,
+    quiet_lightning,
+    say,
+)
 from nerveceg_lib.training.module import TrainingConfig, TrainingModule
 from nerveceg_lib.training.objectives import Objective
 

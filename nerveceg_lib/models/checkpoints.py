@@ -6,7 +6,6 @@ import pickle
 from pathlib import Path
 
 import torch
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import nn
 
 from nerveceg_lib.models import build_model
@@ -22,7 +21,7 @@ def save_checkpoint(path: Path, network: nn.Module, metadata: dict) -> None:
     `metadata` fits into JSON and holds at least `model` and `options`, the arguments of `build_model`, and `size`
     (height and width of the input).
     """
-    _write(path, network.state_dict())
+    write_tensors(path, network.state_dict())
     write_json(path.with_suffix(".json"), {"format": FORMAT, **metadata})
 
 
@@ -68,14 +67,8 @@ def weights_digest(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-class WholeCheckpoints(TorchCheckpointIO):
-    """Write Lightning's checkpoints atomically beside their final name, not to the system's temporary folder."""
-
-    def save_checkpoint(self, checkpoint: dict, path: str | Path, storage_options: None = None) -> None:
-        _write(Path(path), checkpoint)
-
-
-def _write(path: Path, content: dict) -> None:
+def write_tensors(path: Path, content: dict) -> None:
+    """Write what `torch.save` takes; the file appears only once it is complete."""
     buffer = io.BytesIO()  # torch.save to a file does not say why it cannot be written
     torch.save(content, buffer)
     write_atomically(path, lambda unfinished: unfinished.write_bytes(buffer.getbuffer()))
