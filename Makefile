@@ -2,8 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# without byte code, most of which would never be used: this takes a third of the time
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 # what notebooks write goes to a temporary folder
 NBVAL := runs=$$(mktemp -d) && trap 'rm -rf "$$runs"' EXIT && NERVECEG_RUNS="$$runs" \
 	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 900 -x
@@ -15,14 +14,20 @@ unexport PYTHONDONTWRITEBYTECODE
 
 setup: $(VENV)/.installed-test
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+# The pip that comes with Python 3.11 takes twice as long to resolve. Byte code, most of which would never be used, would
+# take a third of the time.
+define install
 	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) .
+	$(INSTALL) pip
+	$(INSTALL) -e '$(1)'
+endef
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(call install,.)
 	touch $@
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) '.[test]'
+	$(call install,.[test])
 	touch $(VENV)/.installed $@
 
 demo: $(VENV)/.installed
@@ -56,7 +61,7 @@ test-python test-notebooks test-studies: export OMP_NUM_THREADS := 1
 # About an hour: end a run at 50 random moments, try ten thousand random texts, tables, names and images each, and fuzz
 # the two parsers of foreign bytes by coverage for ten minutes each
 torture: setup
-	$(INSTALL) '.[test,torture]'
+	$(INSTALL) -e '.[test,torture]'
 	$(BIN)/python -m benchmarks.torture 50
 	NERVECEG_FUZZ=10000 $(BIN)/python -m pytest tests/test_fuzz.py
 	$(BIN)/python -m benchmarks.fuzz_coverage rle 600
@@ -64,11 +69,11 @@ torture: setup
 
 # Known vulnerabilities of the pinned packages; needs the network, and fails for what could not be looked up
 audit: setup
-	$(INSTALL) '.[test,audit]'
+	$(INSTALL) -e '.[test,audit]'
 	$(BIN)/pip-audit --strict --skip-editable
 
 bench: setup
-	$(INSTALL) '.[test,bench]'
+	$(INSTALL) -e '.[test,bench]'
 	$(BIN)/python -m benchmarks
 
 # Refresh the stored outputs and the README's picture after a change: look at the diff before you commit it.
