@@ -1,12 +1,13 @@
-"""Figures of notebooks 2 and 3: the learning curves, and what a classifier predicts."""
+"""Figures that several notebooks draw of a training: the learning curves, and how well P(nerve) is calibrated."""
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from nerveceg_lib.plots.style import NEUTRAL, PREDICTION, TRUTH
+from nerveceg_lib.plots.style import NEUTRAL, PREDICTION
 
 
 def learning_curves(curves: pd.DataFrame, metric_name: str) -> Figure:
@@ -25,27 +26,13 @@ def learning_curves(curves: pd.DataFrame, metric_name: str) -> Figure:
     return figure
 
 
-def presence_report(has_nerve: np.ndarray, probability: np.ndarray, threshold: float, bins: int = 8) -> Figure:
-    """Plot a histogram of P(nerve) by true label, a reliability diagram, and the confusion matrix at `threshold`."""
+def reliability(axis: Axes, has_nerve: np.ndarray, probability: np.ndarray, label: str, colour: str) -> None:
+    """Plot the observed share of nerves against P(nerve), in eight bins with about equally many frames."""
     from sklearn.calibration import calibration_curve  # takes a second to import, for this figure only
-    from sklearn.metrics import ConfusionMatrixDisplay
 
-    has_nerve = np.asarray(has_nerve).astype(bool)
-    figure, (histogram, calibration, confusion) = plt.subplots(1, 3, figsize=(12, 3.4))
-    edges = np.linspace(0, 1, 21)
-    histogram.hist(probability[~has_nerve], edges, color=NEUTRAL, alpha=0.7, label="no nerve")
-    histogram.hist(probability[has_nerve], edges, color=TRUTH, alpha=0.7, label="nerve")
-    histogram.axvline(threshold, color="black", linestyle="--", linewidth=1, label=f"threshold {threshold:.2f}")
-    histogram.set(xlabel="predicted P(nerve)", ylabel="frames", title="Predictions by true label")
-    histogram.legend(loc="upper center", frameon=True, edgecolor="none")  # the threshold may run behind it
-    observed, predicted = calibration_curve(has_nerve, probability, n_bins=bins, strategy="quantile")
-    calibration.plot([0, 1], [0, 1], "--", color=NEUTRAL, linewidth=1, label="perfect")
-    calibration.plot(predicted, observed, "o-", color=PREDICTION, label="classifier")
-    calibration.set(xlabel="mean predicted P(nerve)", ylabel="observed share with a nerve", title="Calibration")
-    calibration.legend()
-    ConfusionMatrixDisplay.from_predictions(
-        has_nerve, probability > threshold, labels=[False, True], display_labels=["no nerve", "nerve"],
-        cmap="Blues", colorbar=False, ax=confusion,
-    )  # fmt: skip
-    confusion.set(xlabel="predicted", ylabel="true", title="Confusion (frames)")
-    return figure
+    if not axis.lines:
+        axis.plot([0, 1], [0, 1], "--", color=NEUTRAL, linewidth=1, label="perfect")
+        axis.set(xlabel="mean predicted P(nerve)", ylabel="observed share with a nerve", title="Calibration")
+    observed, predicted = calibration_curve(has_nerve, probability, n_bins=8, strategy="quantile")
+    axis.plot(predicted, observed, "o-", color=colour, label=label)
+    axis.legend()
