@@ -26,6 +26,10 @@ def main(arguments: list[str] | None = None) -> int:
     except (InputError, StorageError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
+    except ModuleNotFoundError as error:
+        fix = "`make setup` installs it into .venv; use .venv/bin/nerveceg"
+        print(f"error: {error.name} is not installed for {sys.executable}; {fix}", file=sys.stderr)
+        return 2
     except OSError as error:
         if error.filename is None:
             raise
@@ -254,7 +258,7 @@ def _add_clusters(commands) -> None:
     add("grid", type=Path, help="YAML file, such as params/sweeps/losses.yaml")
     add("--workers", type=int, default=cores(), help="local Dask workers (default: one per core)")
     add = _command(commands, predict, parents=[cluster])
-    add("frames", type=Path, help="folder of 8-bit grey TIFF or PNG files, 580x420 pixels")
+    add("frames", type=Path, help="folder of frames (PNG, TIFF, JPEG, BMP) of any size")
     add("out", type=Path, help="folder for masks/ and predictions.csv; run the same command again to continue there")
     add("--run", default="demo", help="run whose networks and gate are used (default: demo)")
     add("--gate-from", default="classifier", help="network that judges presence, classifier (default) or segmenter")

@@ -14,8 +14,8 @@ def examine(data_dir: str) -> tuple[list[str], list[str]]:
     """Return lines to print about this machine and `data_dir`, and the faults that were found."""
     lines = [f"nerveceg    {__version__}, Python {platform.python_version()}, {platform.platform()}"]
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "check"]
-    check = subprocess.run(pip, capture_output=True, text=True)
-    if faults := [f"{line} `make setup` installs it." for line in check.stdout.splitlines() if check.returncode]:
+    check = subprocess.run(pip, capture_output=True, text=True).stdout.splitlines()
+    if faults := [f"{line} `make setup` installs it." for line in check if line.startswith("nerveceg ")]:
         return lines, faults
     try:
         import psutil
@@ -55,7 +55,9 @@ def _data(data_dir: str) -> str:
     folder = find_competition_data(data_dir)
     if folder is None:
         return "no competition data mounted: `run` makes the built-in phantom; `-p data_dir FOLDER` names your own"
-    frames = list_frames(folder)
+    frames, odd = list_frames(folder)
+    if odd:
+        raise InputError("\n".join(row["reason"] for row in odd))
     train = frames[frames["set"] == "train"]
     missing = [name for name in train["mask_path"] if not (folder / name).exists()]
     if missing:

@@ -1,7 +1,7 @@
 """Segment any folder of frames in shards; each shard is a Dask task, on any number of workers.
 
 OUT/shards/00042.csv   one finished shard; running the command again skips it
-OUT/masks/<name>.png   the mask of each frame that has one, 0 and 255
+OUT/masks/<name>.png   the mask of each frame that has one, 0 and 255, of the frame's own size
 OUT/predictions.csv    all shards, sorted by file name: frame, probability, mask_area, pixels (RLE)
 """
 
@@ -17,35 +17,37 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from nerveceg_lib.data.io import read_frame
+from nerveceg_lib import rle
 from nerveceg_lib.inference.gate import AnyGate, load_gate
 from nerveceg_lib.inference.postprocessing import CLEANUPS
 from nerveceg_lib.inference.two_stage import System, load_system, prediction_table, segment
 from nerveceg_lib.runtime import process
 from nerveceg_lib.runtime.errors import InputError
-from nerveceg_lib.runtime.folders import NOTEBOOKS, artefact_root, notebook_folder, require
+from nerveceg_lib.runtime.folders import NOTEBOOKS, artefact_root, notebook_folder
 from nerveceg_lib.runtime.io import matches, read_json, write_atomically, write_csv, write_json
+from nerveceg_tools.importers import SUFFIXES, fit_frame, image_files, read_image, unfit_mask
 from nerveceg_tools.provenance import stamp
 
-ENDINGS = {".tif", ".tiff", ".png"}
 SHARD = 256  # frames per task: a minute or so, little to lose and little to schedule
 
 
 def predict(folder: Path, out: Path, run: str, gate_from: str, precision: str, flip: bool, client=None) -> Path:
-    """Segment all frames in `folder` (8-bit grey, 420x580) with the networks and the gate of `run`.
+    """Segment all frames in `folder` with the networks and the gate of `run`.
+
+    Frames may have any size and colour; they are scaled as `import-frames` scales them, and masks are scaled back.
 
     client: a `distributed.Client`; without one this process does the work.
 
     Shards that `out` already holds are kept. Returns the path of predictions.csv. Raises InputError for an empty
     folder, a missing run, a frame that does not fit, and an `out` that holds predictions of something else.
     """
-    images = [path for path in sorted(folder.absolute().glob("*")) if path.suffix.lower() in ENDINGS]
-    paths = [path for path in images if not path.stem.endswith("_mask")]
+    images, _ = image_files(folder.absolute())
+    paths = [path for path in images if path.parent == folder.absolute() and not path.stem.endswith("_mask")]
     if not paths:
-        raise InputError(f"{folder}: expected frames (*.tif, *.png), found none")
+        raise InputError(f"{folder}: expected frames ({', '.join(sorted(SUFFIXES))}), found none")
     if twins := [name for name, count in Counter(path.stem for path in paths).items() if count > 1]:
         raise InputError(f"{folder}: expected one file per frame, found {twins[0]} with several endings")
-    gate, cleanup = load_gate(require(notebook_folder(run, NOTEBOOKS[3]) / "gate.json", NOTEBOOKS[3]))
+    gate, cleanup = load_gate(run)
     settings = {"run": run, "gate_from": gate_from, "precision": precision, "flip": flip}
     networks = [path for name in NOTEBOOKS[1:3] for path in sorted(notebook_folder(run, name).glob("*.pt"))]
     inputs = {"frames": stamp(paths), "networks": stamp(networks), "gate": vars(gate), "cleanup": cleanup}
@@ -77,7 +79,13 @@ def segment_files(
 ) -> pd.DataFrame:
     """Return one row per file, as in predictions.csv, and write the masks that the gate keeps to the folder `masks`."""
     batches = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
-    load = lambda batch: np.stack([read_frame(path) for path in batch])  # noqa: E731
+    shapes: dict[Path, tuple[int, ...]] = {}
+
+    def load(batch: list[Path]) -> np.ndarray:
+        frames = [read_image(path, "L") for path in batch]
+        shapes.update(zip(batch, (frame.shape for frame in frames), strict=True))
+        return np.stack([fit_frame(frame, cv2.INTER_AREA) for frame in frames])
+
     stream = segment(system, batches, gate.threshold, load, clean)
     tables = []
     for batch in batches:
@@ -86,8 +94,10 @@ def segment_files(
         keep = gate.keep(table)
         for path, prediction in compress(zip(batch, predictions, strict=True), keep):
             assert prediction.mask is not None  # a gate keeps only masks that its threshold let through
-            png = cv2.imencode(".png", prediction.mask * np.uint8(255))[1].tobytes()
+            mask = unfit_mask(prediction.mask, shapes[path])
+            png = cv2.imencode(".png", mask * np.uint8(255))[1].tobytes()
             write_atomically(masks / f"{path.stem}.png", partial(Path.write_bytes, data=png))
+            table.loc[table["frame"] == path.name, ["mask_area", "pixels"]] = int(mask.sum()), rle.encode(mask)
         table.loc[~keep, ["mask_area", "pixels"]] = 0, ""
         tables.append(table[["frame", "probability", "mask_area", "pixels"]])
     return pd.concat(tables)

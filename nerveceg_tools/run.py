@@ -2,7 +2,6 @@
 
 import difflib
 import linecache
-import math
 import os
 import sys
 import time
@@ -21,8 +20,9 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 from nerveceg_lib.runtime.errors import InputError, one_of
-from nerveceg_lib.runtime.folders import NOTEBOOKS, STUDIES, artefact_root, run_folder, show
+from nerveceg_lib.runtime.folders import NOTEBOOKS, STUDIES, artefact_root, find_competition_data, run_folder, show
 from nerveceg_lib.runtime.io import UNFINISHED, clear_unfinished, matches, read_json, storing, write_json
+from nerveceg_lib.runtime.parameters import typed
 from nerveceg_tools.provenance import digest, library_hash, recorded, stamp
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -34,7 +34,6 @@ SECTIONS = dict(zip(NAMES, (*NOTEBOOKS, *STUDIES), strict=True))  # section of a
 SECTION_OF = {notebook: section for section, notebook in SECTIONS.items()}
 SHARED = ("run", "data_dir", "seed", "fold", "precision", "devices", "num_nodes", "strategy")  # on top of a profile
 PATHS = {"data_dir": "auto", "submission.masks_csv": ""}  # kernels work in another folder; the value is no path
-TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
 class NotebookFailed(RuntimeError):
@@ -55,6 +54,9 @@ def run(profile: str, overrides: Mapping[str, object], only: str, resume: bool, 
     """
     notebooks = choose_notebooks(only)
     values = resolve_parameters(profile, overrides)
+    if NOTEBOOKS[0] in notebooks:
+        find_competition_data(str(values["data_dir"]))  # before the notebooks of an earlier run are replaced
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # a kernel of the user's may belong to another Python
     os.environ["NERVECEG_RUNS"] = str(artefact_root())  # kernels work in notebooks/
     os.environ["PYTHONWARNINGS"] = "default" if verbosity > 0 else "ignore"  # for the kernels
     folder = run_folder(str(values["run"]))
@@ -114,7 +116,7 @@ def resolve_parameters(profile: str, overrides: Mapping[str, object]) -> dict[st
     `overrides`. Raises InputError that lists all unknown names and wrong values.
     """
     known = default_parameters()
-    values = known | typed({**load_profile(profile), **overrides}, known) | {"resume": False}
+    values = known | known_and_typed({**load_profile(profile), **overrides}, known) | {"resume": False}
     for name, no_path in PATHS.items():
         if values.get(name, no_path) != no_path:
             values[name] = str(Path(str(values[name])).expanduser().absolute())
@@ -136,7 +138,7 @@ def notebook_parameters(notebook: str) -> dict[str, object]:
     cells = read_notebook(notebook).cells
     parameters: dict[str, object] = {}
     exec(next(cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])), {}, parameters)
-    return {name: default for name, default in parameters.items() if name != "__annotations__"}
+    return {name: default for name, default in parameters.items() if not name.startswith("__")}
 
 
 def read_notebook(notebook: str) -> NotebookNode:
@@ -187,34 +189,18 @@ def flatten(nested: Mapping) -> dict[str, object]:
     return values
 
 
-def typed(values: Mapping[str, object], known: Mapping[str, object]) -> dict[str, object]:
-    """Return `values` in the types of the defaults `known`; text that spells a number or true or false counts as it.
-
-    Raises one InputError with a line for each unknown name and each value of another type.
-    """
+def known_and_typed(values: Mapping[str, object], known: Mapping[str, object]) -> dict[str, object]:
+    """Return `values` in the types of the defaults `known`, see `typed`. Raises InputError for all unknown names."""
+    unknown = [name for name in values if name not in known]
+    mistakes = [f"{name}: no notebook has this parameter; {_nearest(name, known)}" for name in unknown]
     converted: dict[str, object] = {}
-    mistakes = []
-    for name, value in values.items():
-        if name not in known:
-            mistakes.append(f"{name}: no notebook has this parameter; {_nearest(name, known)}")
-            continue
-        try:
-            converted[name] = _convert(value, type(known[name]))
-        except (ValueError, OverflowError):
-            mistakes.append(f"{name}: expected {TYPES[type(known[name])]}, found {value!r}")
+    try:
+        converted = typed({name: value for name, value in values.items() if name in known}, known)
+    except InputError as error:
+        mistakes.append(str(error))
     if mistakes:
         raise InputError("\n".join(mistakes))
     return converted
-
-
-def _convert(value: object, wanted: type) -> object:
-    if wanted is bool and isinstance(value, str):
-        value = {"true": True, "false": False}.get(value.lower())
-    elif isinstance(value, str) or (wanted is float and type(value) is int):
-        value = wanted(value)  # PyYAML takes 1e-3 for text
-    if type(value) is not wanted or (isinstance(value, float) and not math.isfinite(value)):
-        raise ValueError
-    return value
 
 
 def _nearest(name: str, known: Mapping[str, object]) -> str:

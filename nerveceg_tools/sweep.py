@@ -74,14 +74,14 @@ def _checked(content: dict) -> Sweep:
         raise InputError("run: expected to be set by the sweep, found in fixed or grid")
     if twice := sorted(set(fixed) & set(grid)):
         raise InputError(f"{twice[0]}: expected in fixed or in grid, found in both")
-    return Sweep(content["name"], profile, only, run.typed(fixed, known), _points(grid, known))
+    return Sweep(content["name"], profile, only, run.known_and_typed(fixed, known), _points(grid, known))
 
 
 def _points(grid: dict[str, object], known: dict[str, object]) -> list[dict[str, object]]:
     from sklearn.model_selection import ParameterGrid  # a second to import
 
     try:
-        points = [run.typed(point, known) for point in ParameterGrid(grid)]
+        points = [run.known_and_typed(point, known) for point in ParameterGrid(grid)]
     except (TypeError, ValueError) as error:
         raise InputError(f"grid: {error}") from error
     if not grid or len(set(map(digest, points))) < len(points):

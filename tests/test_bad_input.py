@@ -88,7 +88,7 @@ def with_file(path_of, spoil, data):
     if spoil is cut_off:
         path.write_bytes(whole)
     spoil(path)
-    assert len(open_cache(data, data / "out").index) == len(io.list_frames(data))
+    assert len(open_cache(data, data / "out").index) == len(io.list_frames(data)[0])
 
 
 def a_chunk_that_promises_gigabytes(data):
@@ -170,9 +170,10 @@ def with_run(file, pattern, new, read, data):
     table.loc[table["set"] == "test", ["split", "fold"]] = "test", -1
     write_csv(notebook / "frames.csv", table)
     write_json(notebook / "dataset.json", {**names, "digest": "", "dataset": "data", "difficulty": ""})
-    predictions = notebook_folder("tiny", NOTEBOOKS[3]) / "test.csv"
-    write_csv(predictions, table[table["set"] == "test"].assign(pixels="", keep=False))
-    places = {"frames.csv": notebook, "dataset.json": notebook, "test.csv": predictions.parent}
+    inference = notebook_folder("tiny", NOTEBOOKS[3])
+    write_csv(inference / "test.csv", table[table["set"] == "test"].assign(pixels="", keep=False))
+    write_json(inference / "gate.json", {"threshold": 0.5, "min_area": 0, "cleanup": "none", "basis": {"tiny": {}}})
+    places = {"frames.csv": notebook, "dataset.json": notebook, "gate.json": inference}
     edit(places.get(file, data) / file, pattern, new)
     read()
 
@@ -184,15 +185,14 @@ CASES |= {
     "table: a training frame without a row": partial(with_run, "train_masks.csv", r"\n6,8,.*", "", check_masks),
     "split: a patient on both sides": partial(with_run, "frames.csv", "train,0\n", "heldout,0\n", load),
     "older release: frame cache": partial(with_run, "cache/manifest.json", '"format": 2', '"format": 1', load),
-    "older release: table of frames": partial(with_run, "frames.csv", "has_nerve", "presence", load),
     "older release: description of the data": partial(with_run, "dataset.json", '"dataset"', '"name"', describe),
-    "older release: table of predictions": partial(with_run, "test.csv", "keep", "drawn", check_masks),
+    "older release: gate": partial(with_run, "gate.json", "basis", "of", check_masks),
 }
 
 
 def with_folder(spoil, data):
     spoil(data)
-    io.list_frames(find_competition_data(str(data)))
+    open_cache(find_competition_data(str(data)), data / "out")
 
 
 def make_profile(data):
@@ -247,7 +247,7 @@ CHECKPOINTS = {
     "cut off": cut_off,
     "text": content(b"no weights"),
     "of another network": lambda path: torch.save(build_model("r2unet", base_channels=2).state_dict(), path),
-    "of an older release": lambda path: edit(path.with_suffix(".json"), '"format": 2', '"format": 1'),
+    "of an older release": lambda path: edit(path.with_suffix(".json"), '"format": 3', '"format": 1'),
     "without its metadata": lambda path: path.with_suffix(".json").unlink(),
     "metadata that is no JSON": lambda path: path.with_suffix(".json").write_text("{"),
     "pickle with code in it": lambda path: path.write_bytes(pickle.dumps(Payload(path.with_name("out")))),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import naive
-from benchmarks.harness import alternate, paired_row, rate_row, report
+from benchmarks.harness import paired_row, rate_row, report
 from nerveceg_lib import rle
 from nerveceg_lib.models import build_model
 
@@ -20,24 +20,6 @@ def test_rate_row_by_hand():
     assert row.met and row.note == "why"
     with pytest.raises(ValueError):
         paired_row("x", "MiB", [10, 10], [20], target=1)
-
-
-@pytest.mark.parametrize(
-    ("target", "options", "met"),
-    [
-        (2.0, {}, True), (2.1, {}, False), (2.0, {"at_least": False}, True), (1.9, {"at_least": False}, False),
-        (20, {"on_figure": True}, True), (21, {"on_figure": True}, False),
-    ],
-)  # fmt: skip
-def test_met(target, options, met):
-    assert paired_row("x", "MiB", [10], [20], target=target, **options).met is met
-
-
-def test_alternate_takes_turns():
-    calls = []
-    seconds = alternate({name: lambda name=name: calls.append(name) for name in "ABC"}, repeats=3)
-    assert "".join(calls) == "ABC" + "ABC" + "CBA" + "ABC"  # the first three are the warm-up
-    assert {name: len(durations) for name, durations in seconds.items()} == {"A": 3, "B": 3, "C": 3}
 
 
 def test_report_goes_to_the_artefact_root(root, capsys):

@@ -12,11 +12,9 @@ from hypothesis import strategies as st
 from nerveceg_lib.data import io
 from nerveceg_lib.data.cache import load_cache, open_cache
 from nerveceg_lib.data.datasets import Augmentation, FrameSet, oversample, to_input, train_loader
-from nerveceg_lib.data.prepared import load_frames
 from nerveceg_lib.data.splits import split_fold, split_patients
 from nerveceg_lib.runtime.errors import InputError
-from nerveceg_lib.runtime.folders import NOTEBOOKS, notebook_folder
-from nerveceg_lib.runtime.io import write_csv, write_json
+from nerveceg_lib.runtime.io import write_json
 
 GREY = np.full((420, 580), 90, np.uint8)
 
@@ -49,6 +47,20 @@ def test_bad_frame_can_be_skipped_and_is_listed(data, tmp_path):
         open_cache(data, tmp_path / "cache", "ignore")
 
 
+def test_names_in_any_case_hidden_files_and_names_that_do_not_fit(data, tmp_path):
+    train = data / "train"
+    (train / "1_1.tif").rename(train / "1_1.TIF")
+    (train / "1_1_mask.tif").rename(train / "1_1_Mask.Tif")
+    (train / "._1_2.tif").write_bytes(b"what macOS puts into archives")
+    (train / "1_1 (copy).tif").write_bytes(b"")
+    shutil.copy(train / "2_1.tif", train / "2_1.TIF")
+    with pytest.raises(InputError, match=r"(?s)1_1 \(copy\).tif: expected a frame named.*2_1.*: expected one file of"):
+        open_cache(data, tmp_path / "cache")
+    frames = open_cache(data, tmp_path / "cache", "skip")
+    assert len(frames.index) == 6 * 8 + 6 and len(frames.skipped) == 2
+    assert frames.index.iloc[0][["path", "mask_path"]].tolist() == ["train/1_1.TIF", "train/1_1_Mask.Tif"]
+
+
 def test_fresh_cache_is_reused_and_a_change_is_noticed(data, tmp_path):
     digest = open_cache(data, tmp_path / "cache").digest
     built = (tmp_path / "cache" / "manifest.json").stat().st_mtime_ns
@@ -72,11 +84,6 @@ def test_incomplete_and_outdated_caches_are_named_and_rebuilt(data, root):
     with pytest.raises(InputError, match="cache of format 2, found 1, which an older release wrote; run 01_data_prep"):
         load_cache(folder)
     assert np.array_equal(open_cache(data, folder).images[0], first)
-    notebook = notebook_folder("old", NOTEBOOKS[0])
-    write_json(notebook / "dataset.json", {"data_dir": str(data), "cache": "cache/data", "name": "data"})
-    write_csv(notebook / "frames.csv", pd.DataFrame({"row": [0], "nerve": [1], "split": ["train"], "fold": [0]}))
-    with pytest.raises(InputError, match="dataset.json: written by an older release; run 01_data_preparation again"):
-        load_frames("old")
 
 
 def labelled(has_nerve_of):

@@ -43,7 +43,7 @@ def test_frames_are_numbered_and_scaled_and_their_source_is_listed(folder, capsy
     assert capsys.readouterr().out == printed + "left out: 3 hidden, 2 .webp, 1 .dcm\n"
     names = pd.read_csv(folder / "out" / "names.csv")
     assert names[["subject", "image"]].values.tolist() == [[3, 1], [3, 2], [12, 1], [12, 2], [0, 1]]
-    assert names[["set", "subject", "image"]].equals(io.list_frames(folder / "out")[["set", "subject", "image"]])
+    assert names[["set", "subject", "image"]].equals(io.list_frames(folder / "out")[0][["set", "subject", "image"]])
     assert names["source"].iloc[3].endswith("case12/10.png"), "9 comes before 10"
     frame = io.read_frame(io.image_path(folder / "out", 3, 1))
     assert (frame[:210] == 100).all() and not frame[210:].any()

@@ -60,6 +60,7 @@ def test_no_printed_line_wraps(code):
 def test_has_one_parameters_cell_that_papermill_reads(path, code):
     tagged = [cell for cell in code if "parameters" in cell.metadata.get("tags", [])]
     assert tagged == code[:1], "the parameters come first, so that the set-up cell can use them"
+    assert "runtime.check_parameters(globals())" in code[1].source
     statements = ast.parse(tagged[0].source).body
     assert all(isinstance(s, ast.AnnAssign) and isinstance(s.value, ast.Constant) for s in statements)
     read = papermill.inspect_notebook(path)

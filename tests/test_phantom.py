@@ -159,7 +159,7 @@ def test_tables_agree_with_files(data_set):
     assert sorted(path.name for path in data_set.iterdir()) == [
         "contradictory.csv", "sample_submission.csv", "solution.csv", "test", "train", "train_masks.csv",
     ]  # fmt: skip
-    assert io.list_frames(data_set).groupby("subject").size().to_dict() == {0: 10, 1: 12, 2: 12, 3: 12}
+    assert io.list_frames(data_set)[0].groupby("subject").size().to_dict() == {0: 10, 1: 12, 2: 12, 3: 12}
     table, solution = (io.read_masks_csv(data_set / f"{name}.csv", columns) for name, columns in TABLES.items())
     for row in table.itertuples():
         assert np.array_equal(io.read_mask(io.mask_path(data_set, row.subject, row.img)), decode(row.pixels))

@@ -104,6 +104,18 @@ def test_a_notebook_is_the_same_training_by_papermill_by_fit_and_in_two_processe
     np.testing.assert_allclose(curves[2]["loss"], curves[0]["loss"], rtol=0.1)
 
 
+def test_what_was_made_of_other_data_is_refused(runs, tmp_path):
+    test_frames = str(next(runs.glob("phantom-*")) / "test")
+    run_cells(NOTEBOOKS[0], seed=1)  # another phantom, and other patients held out
+    trained = "was trained on patients that are held out now .*train it again"
+    gate = "gate.json: made before data, frames.csv changed"
+    for notebook, message in {NOTEBOOKS[3]: trained, NOTEBOOKS[4]: trained, NOTEBOOKS[5]: gate}.items():
+        with pytest.raises(InputError, match=message):
+            run_cells(notebook)
+    code, printed = nerveceg(runs, "predict", test_frames, str(tmp_path / "out"), "--run", "tiny")
+    assert code == 2 and gate in printed
+
+
 def test_given_masks_are_submitted_as_they_are(phantom, root, tmp_path, monkeypatch):
     monkeypatch.chdir(NOTEBOOK_FOLDER)
     data = shutil.copytree(phantom, tmp_path / "data set", copy_function=os.link)
@@ -142,13 +154,14 @@ def test_a_run_of_an_older_release_is_answered_by_what_to_run_again(runs, tmp_pa
         old = path.read_text().replace("has_nerve", "presence", 1).replace("keep", "drawn", 1)
         path.unlink()
         path.write_text(old)
+    write_json(folder / NOTEBOOKS[3] / "gate.json", {"threshold": 0.5, "min_area": 0})
     dataset = read_json(folder / NOTEBOOKS[0] / "dataset.json")
     old_dataset = {"name": "phantom, easy", "cache": dataset["cache"], "data_dir": dataset["data_dir"]}
     write_json(folder / NOTEBOOKS[0] / "dataset.json", old_dataset)
     predict = ("predict", str(test_frames), str(tmp_path / "out"), "--run", "tiny")
     for command, message in {
         ("report", "tiny"): "run 01_data_preparation again",
-        predict: "expected a checkpoint of format 2, found format 1",
+        predict: "run 01_data_preparation again",
         ("fit", "segmenter", "--profile", PROFILE): "run 01_data_preparation again",
         (*RUN, "--resume", "--only", "06"): "run 01_data_preparation again",
     }.items():

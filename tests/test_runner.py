@@ -14,6 +14,7 @@ import yaml
 from nerveceg_lib.runtime.errors import InputError
 from nerveceg_lib.runtime.folders import NOTEBOOKS, STUDIES, find_competition_data, notebook_folder
 from nerveceg_lib.runtime.io import write_json
+from nerveceg_lib.runtime.parameters import check_parameters
 from nerveceg_tools import run
 from nerveceg_tools.cli import main
 from tests.conftest import REPOSITORY
@@ -183,6 +184,14 @@ def test_wrong_parameters_are_refused(notebooks, root, overrides, message):
     assert not root.exists()
 
 
+def test_notebooks_give_their_parameters_the_types_that_they_declare():
+    names = {"__annotations__": {"flip": bool, "lr": float}, "flip": "False", "lr": "1e-3"}
+    check_parameters(names)
+    assert names["flip"] is False and names["lr"] == 0.001
+    with pytest.raises(InputError, match="(?s)flip: expected true or false, found 'no'.*lr: expected a numb"):
+        check_parameters(names | {"flip": "no", "lr": "x"})
+
+
 def test_profiles_are_nested_and_overrides_replace_them(notebooks, tmp_path):
     text = "run: 'x'\ndata: {limit: 7, share: 1e-3}\nclassifier:\nsegmenter: {share: 2, flip: true}\n"
     (tmp_path / "params" / "mine.yaml").write_text(text)
@@ -202,7 +211,7 @@ def test_unknown_profile_notebook_and_data_folder_are_refused(notebooks, tmp_pat
         run.run("fast", {}, "", resume=False)
     with pytest.raises(InputError, match="--only: expected one of .*, found '09'"):
         run.run("demo", {}, "09", resume=False)
-    with pytest.raises(InputError, match="data_dir: expected a folder that holds train/"):
+    with pytest.raises(InputError, match="data_dir: expected .* to hold train/ .*: there is none in it"):
         find_competition_data(str(tmp_path))
 
 

@@ -38,3 +38,10 @@ def test_bad_submissions_are_refused_by_row(tmp_path, sample, rows, message):
     (tmp_path / "submission.csv").write_text("img,pixels\n" + rows)
     with pytest.raises(InputError, match=message):
         validate_submission(tmp_path / "submission.csv", sample)
+
+
+def test_a_mask_that_is_not_valid_leaves_no_submission(tmp_path, sample):
+    masks = pd.DataFrame({"img": [1, 2, 3], "pixels": ["", "5 2 7 2", ""]})
+    with pytest.raises(InputError, match="row 3: expected sorted runs that do not touch"):
+        write_submission(tmp_path / "submission.csv", masks, sample)
+    assert not (tmp_path / "submission.csv").exists()

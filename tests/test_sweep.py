@@ -11,7 +11,6 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import psutil
 import pytest
@@ -19,9 +18,7 @@ import yaml
 from distributed import Client, LocalCluster
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from matplotlib import pyplot as plt
 
-from nerveceg_lib import plots
 from nerveceg_lib.data.cache import open_cache
 from nerveceg_lib.runtime.errors import InputError
 from nerveceg_lib.runtime.folders import NOTEBOOKS
@@ -59,7 +56,7 @@ def distinct(values, most):
     st.fixed_dictionaries({"lr": distinct(st.floats(1e-9, 1), 2)}),
     st.fixed_dictionaries({}, optional={"models": distinct(st.text("aA-_=,./ \n:#é", max_size=150), 3)}),
 )
-def test_a_grid_has_the_product_of_its_lists_and_stable_distinct_names(tmp_path, seeds, segmenter, architectures):
+def test_a_grid_has_the_product_of_its_lists_and_distinct_names(tmp_path, seeds, segmenter, architectures):
     grid = {"seed": seeds, "segmenter": segmenter, "architectures": architectures}
     lists = [seeds, *segmenter.values(), *architectures.values()]
     sweep = read_sweep(grid_file(tmp_path, grid=grid))
@@ -67,9 +64,6 @@ def test_a_grid_has_the_product_of_its_lists_and_stable_distinct_names(tmp_path,
     names = [sweep.run_of(point) for point in sweep.points]
     assert len(set(names)) == len(names)
     assert all(Path(name).name == name and len(name.encode()) < 255 for name in names)
-    turned = {name: value[::-1] if name == "seed" else value for name, value in reversed(grid.items())}
-    again = read_sweep(grid_file(tmp_path, only="01", grid=turned))
-    assert {again.run_of(point) for point in again.points} == set(names)
 
 
 @pytest.mark.parametrize(
@@ -80,13 +74,11 @@ def test_a_grid_has_the_product_of_its_lists_and_stable_distinct_names(tmp_path,
         ({"grid": {"segmenter": {"lr": [1, 1.0]}}}, "grid: expected lists of different values, found {'segmenter.lr'"),
         ({"grid": {"sead": [1]}}, r"grid: sead: no notebook has this parameter; did you mean seed\?"),
         ({"grid": {"segmenter.loss": ["bce"]}}, "segmenter.loss: expected nested names in a file, such as `segm"),
-        ({"grid": {1: [1], "seed": [1]}}, "grid: 1: no notebook has this parameter"),
         ({"grid": {"segmenter": {"loss": [["dice"]]}}}, r"grid: segmenter.loss: expected text, found \['dice'\]"),
         ({"grid": {"seed": [0]}, "fixed": {"seed": 3}}, "seed: expected in fixed or in grid, found in both"),
         ({"grid": {"run": ["a"]}}, "run: expected to be set by the sweep, found in fixed or grid"),
         ({"fixed": [1]}, r"expected name and grid, and perhaps .*; found \[\('fixed', \[1\]\)\]"),
         ({"only": "01,77"}, "--only: expected one of .*, found '77'"),
-        ({"profile": "fast"}, "--profile: expected one of .* found 'fast'"),
         ({"name": "../up"}, "run: expected a plain folder name, found '../up'"),
     ],
 )
@@ -142,15 +134,7 @@ def calls(root, monkeypatch):
     return calls
 
 
-def test_a_failed_point_is_tried_once_more_and_does_not_stop_the_others(root, calls, client, monkeypatch, capsys):
-    sizes, draw = [], plots.sweep_results
-
-    def drawn(names, values, label, by):
-        sizes.append(len(pd.read_csv(root / "try" / "results.csv")))
-        assert (label, by) == ("segmenter.dice_positive", "segmenter.loss")
-        return draw(names, values, label, by)
-
-    monkeypatch.setattr(plots, "sweep_results", drawn)
+def test_a_failed_point_is_tried_once_more_and_does_not_stop_the_others(root, calls, client, capsys):
     points = [{"seed": seed, "segmenter.loss": "dice"} for seed in (2, 7, 1)]
     sweep = Sweep("try", "demo", "03", {"inference.flip": True}, points)
     table = run_sweep(sweep, client)
@@ -168,17 +152,7 @@ def test_a_failed_point_is_tried_once_more_and_does_not_stop_the_others(root, ca
     parquet = pd.read_parquet(root / "try" / "results.parquet")
     pd.testing.assert_frame_equal(csv, parquet, check_dtype=False)
     pd.testing.assert_frame_equal(parquet, table, check_dtype=False)
-    assert sizes[-1] == 3 and sizes == sorted(sizes) and len(sizes) >= 2, "the table is there after each point"
     assert {path.name for path in (root / "try").iterdir()} == {"results.csv", "results.parquet", "results.png"}
-
-
-def test_the_chart_sorts_combinations_by_their_mean():
-    names = pd.Series(["dice", "bce", "dice", "bce", "focal"])
-    figure = plots.sweep_results(names, pd.Series([0.5, 0.9, 0.7, 0.7, 0.1]), "segmenter.iou", "segmenter.loss")
-    (axis,) = figure.axes
-    assert [label.get_text() for label in axis.get_yticklabels()] == ["focal", "dice", "bce"]
-    np.testing.assert_allclose(axis.lines[1].get_xdata(), [0.1, 0.6, 0.8])
-    plt.close(figure)
 
 
 def start(path, root, **options):

@@ -201,8 +201,6 @@ def test_download_in_the_repository_layout(source, imported, offer, tmp_path):
     usgra.import_usgra("download", tmp_path / "out")
     assert files(tmp_path / "out") == files(imported[0]) | {"LICENSE": b"licence"}
     assert not list(tmp_path.rglob("evil.png"))
-    usgra.import_usgra(source, tmp_path / "other", seed=1)
-    assert (tmp_path / "other" / "windows.csv").read_bytes() != (imported[0] / "windows.csv").read_bytes()
 
 
 def test_failed_downloads_are_one_clear_error(offer, monkeypatch, tmp_path):

@@ -33,6 +33,7 @@ from nerveceg_lib.runtime.process import ahead, cores, reported
 
 FORMAT = 2
 ON_BAD_FRAME = ("stop", "skip")
+MOST_NAMED = 10  # files in one message
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,9 @@ def open_cache(data_dir: Path, folder: Path, on_bad_frame: str = "stop") -> Fram
     there is no room.
     """
     one_of("on_bad_frame", on_bad_frame, ON_BAD_FRAME)
-    listing = list_frames(data_dir)
+    listing, odd = list_frames(data_dir)
+    if odd and on_bad_frame == "stop":
+        raise InputError("\n".join(row["reason"] for row in odd[:MOST_NAMED]))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):  # runs side by side share one cache
         sources = {name: _stamp(data_dir / name) for name in [*listing["path"], *listing["mask_path"]] if name}
@@ -67,7 +70,7 @@ def open_cache(data_dir: Path, folder: Path, on_bad_frame: str = "stop") -> Fram
         if not matches(folder / "manifest.json", manifest):
             arrays = (len(listing) + int((listing["set"] == "train").sum())) * math.prod(FRAME_SHAPE)
             with storing(folder, needed=arrays), whole_folder(folder) as unfinished:
-                _build(data_dir, unfinished, listing, on_bad_frame)
+                _build(data_dir, unfinished, listing, on_bad_frame, odd)
                 write_json(unfinished / "manifest.json", manifest)
         return load_cache(folder)
 
@@ -101,8 +104,8 @@ def _digest(path: Path) -> str:
         return ""
 
 
-def _build(data_dir: Path, folder: Path, listing: pd.DataFrame, on_bad_frame: str) -> None:
-    kept, skipped = [], []
+def _build(data_dir: Path, folder: Path, listing: pd.DataFrame, on_bad_frame: str, skipped: list[dict]) -> None:
+    kept = []
     hashes: dict[str, str] = {}
     decoded = ahead(partial(_decode_row, data_dir), listing.to_dict("records"), threads=4, depth=64)
     train_count = int((listing["set"] == "train").sum())

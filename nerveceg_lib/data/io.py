@@ -24,39 +24,40 @@ from nerveceg_lib.runtime.errors import InputError
 BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error)
 MOST_PIXELS = 16_000_000  # larger images are not decoded: a small file can promise any size
 SUBMISSION_COLUMNS = ["img", "pixels"]
+COLUMNS = ["set", "subject", "image", "path", "mask_path"]
+NAMED = {
+    2: "expected a frame named {subject}_{image}.tif, numbers without leading zeros, nine digits at most",
+    1: "expected a frame named {image}.tif, a number without leading zeros, nine digits at most",
+}
 _UNCOMPRESSED, _PACKBITS = 1, 32773  # TIFF compression tags
 
 
-def list_frames(data_dir: Path) -> pd.DataFrame:
+def list_frames(data_dir: Path) -> tuple[pd.DataFrame, list[dict[str, str]]]:
     """List `train/{subject}_{image}.tif` and `test/{image}.tif`, training frames first, in numeric order.
 
     Columns: `set` ("train" or "test"), `subject` (0 for test), `image`, `path` and `mask_path` relative to `data_dir`
-    ("" for test). Raises InputError for an empty folder or a name that does not fit.
+    ("" for test). Endings may be in upper case; hidden files are left out. Also returns `path` and `reason` of each
+    file whose name does not fit or is there twice. Raises InputError if there is no training frame.
     """
-    train = [("train", *_numbers(path, 2)) for path in _frame_files(data_dir / "train")]
-    test = [("test", 0, *_numbers(path, 1)) for path in _frame_files(data_dir / "test")]
-    if not train:
-        raise InputError(f"{data_dir / 'train'}: no frame found, expected files named {{subject}}_{{image}}.tif")
-    table = pd.DataFrame(sorted(train) + sorted(test), columns=["set", "subject", "image"])
-    stem = table["subject"].astype(str) + "_" + table["image"].astype(str)
-    is_train = table["set"] == "train"
-    table["path"] = np.where(is_train, "train/" + stem + ".tif", "test/" + table["image"].astype(str) + ".tif")
-    table["mask_path"] = np.where(is_train, "train/" + stem + "_mask.tif", "")
-    return table
-
-
-def _frame_files(folder: Path) -> list[Path]:
-    return [path for path in folder.glob("*.tif") if not path.stem.endswith("_mask")]
-
-
-def _numbers(path: Path, count: int) -> tuple[int, ...]:
-    numbers = re.fullmatch("_".join(["(0|[1-9][0-9]{0,8})"] * count), path.stem)
-    if not numbers:
-        expected = "{subject}_{image}.tif" if count == 2 else "{image}.tif"
-        raise InputError(
-            f"{path}: expected a frame named {expected}, numbers without leading zeros, nine digits at most"
-        )
-    return tuple(map(int, numbers.groups()))
+    rows, odd = [], []
+    for folder, count in (("train", 2), ("test", 1)):
+        names = sorted(path.name for path in (data_dir / folder).glob("[!.]*"))
+        masks = {name.lower(): name for name in names if name.lower().endswith("_mask.tif")}
+        for name in (name for name in names if name.lower().endswith(".tif") and name.lower() not in masks):
+            numbers = re.fullmatch("_".join(["(0|[1-9][0-9]{0,8})"] * count), stem := name[:-4])
+            if not numbers:
+                odd.append({"path": f"{folder}/{name}", "reason": f"{data_dir / folder / name}: {NAMED[count]}"})
+                continue
+            mask = f"train/{masks.get(f'{stem}_mask.tif', f'{stem}_mask.tif')}" if count == 2 else ""
+            *subject, image = map(int, numbers.groups())
+            rows.append((folder, *(subject or [0]), image, f"{folder}/{name}", mask))
+    table = pd.DataFrame(sorted(rows, key=lambda row: (row[0] == "test", *row[1:])), columns=COLUMNS)
+    if not (table["set"] == "train").any():
+        raise InputError("\n".join(row["reason"] for row in odd) or f"{data_dir / 'train'}: no frame found; {NAMED[2]}")
+    twins = table.duplicated(["set", "subject", "image"])
+    twice = "expected one file of this name, found one with another ending beside it"
+    odd += [{"path": path, "reason": f"{data_dir / path}: {twice}"} for path in table["path"][twins]]
+    return table[~twins].reset_index(drop=True), odd
 
 
 def read_frame(path: Path) -> np.ndarray:

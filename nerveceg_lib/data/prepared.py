@@ -7,11 +7,12 @@ from pathlib import Path
 import pandas as pd
 
 from nerveceg_lib.data.cache import FrameCache, load_cache
-from nerveceg_lib.data.io import read_masks_csv
 from nerveceg_lib.data.splits import check_split
 from nerveceg_lib.runtime.errors import InputError
 from nerveceg_lib.runtime.folders import NOTEBOOKS, artefact_root, locate, notebook_folder, require, show
 from nerveceg_lib.runtime.io import read_json
+
+BASIS = ("frames.csv", "classifier.pt", "segmenter.pt")  # of notebooks 1 to 3
 
 
 def cache_dir(data_dir: Path) -> Path:
@@ -25,27 +26,19 @@ def load_frames(run: str) -> FrameCache:
 
     Raises InputError if notebook 1 has not run, if an older release ran it, or if a patient is on two sides.
     """
-    table = require(notebook_folder(run, NOTEBOOKS[0]) / "frames.csv", NOTEBOOKS[0])
+    table = require(run, NOTEBOOKS[0], "frames.csv")
     cache = load_cache(locate(_dataset(run)["cache"]))
     index = pd.read_csv(table)
-    if "has_nerve" not in index:
-        raise InputError(f"{show(table)}: written by an older release; run {NOTEBOOKS[0]} again")
     check_split(index, show(table))
     return replace(cache, index=index)
 
 
-def load_solution(run: str) -> dict[int, str] | None:
-    """Return the RLE truth of the test frames by image number, or None if the data has no solution.csv."""
-    path = data_folder(run) / "solution.csv"
-    return dict(read_masks_csv(path).itertuples(index=False)) if path.exists() else None
-
-
-def load_contradictory(run: str) -> pd.DataFrame:
-    """Return `subject` and `image` of the frames that are known to be labelled wrong: only the phantom lists them."""
-    path = data_folder(run) / "contradictory.csv"
-    if not path.exists():
-        return pd.DataFrame(columns=["subject", "image"], dtype=int)
-    return pd.read_csv(path).rename(columns={"img": "image"})[["subject", "image"]]
+def basis(run: str) -> dict[str, str]:
+    """Return hashes of what the results of `run` rest on: its data, its split and its trained networks."""
+    files = [notebook_folder(run, name) / file for name, file in zip(NOTEBOOKS, BASIS, strict=False)]
+    contents = {path.name: path.read_bytes() for path in files if path.exists()}
+    hashes = {name: hashlib.blake2b(content, digest_size=8).hexdigest() for name, content in contents.items()}
+    return {"data": _dataset(run)["digest"], **hashes}
 
 
 def describe_dataset(run: str) -> dict[str, str]:
@@ -59,7 +52,7 @@ def data_folder(run: str) -> Path:
 
 
 def _dataset(run: str) -> dict:
-    path = require(notebook_folder(run, NOTEBOOKS[0]) / "dataset.json", NOTEBOOKS[0])
+    path = require(run, NOTEBOOKS[0], "dataset.json")
     if not {"dataset", "digest"} <= set(dataset := read_json(path)):
         raise InputError(f"{show(path)}: written by an older release; run {NOTEBOOKS[0]} again")
     return dataset

@@ -8,13 +8,15 @@ mask's own probabilities. Both are fitted on frames that neither network was tra
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
 
+from nerveceg_lib.data.prepared import basis
 from nerveceg_lib.metrics import gated_scores
+from nerveceg_lib.runtime.errors import InputError
+from nerveceg_lib.runtime.folders import NOTEBOOKS, require, show
 from nerveceg_lib.runtime.io import read_json
 
 THRESHOLDS = np.round(np.arange(0.02, 1.0, 0.02), 2)
@@ -147,10 +149,20 @@ GATES: dict[str, Callable[[pd.DataFrame], AnyGate]] = {
 }
 
 
-def load_gate(path: Path) -> tuple[AnyGate, str]:
-    """Return the gate that notebook 4 stored as JSON, and the name of the clean-up before it (see CLEANUPS)."""
+def load_gate(run: str) -> tuple[AnyGate, str]:
+    """Return the gate that notebook 4 stored for `run`, and the name of the clean-up before it (see CLEANUPS).
+
+    Raises InputError if the frames, the split or the networks have changed since: whatever notebook 4 wrote is of
+    something else then.
+    """
+    path = require(run, NOTEBOOKS[3], "gate.json")
     content = read_json(path)
-    cleanup = content.pop("cleanup", "none")
+    before = content.pop("basis", {run: {}})
+    now = {other: basis(other) for other in before}
+    changed = [name for other in now for name, value in now[other].items() if before[other].get(name) != value]
+    if changed:
+        raise InputError(f"{show(path)}: made before {', '.join(changed)} changed; run {NOTEBOOKS[3]} again")
+    cleanup = content.pop("cleanup")
     return (ScoreOptimalGate if "evidence" in content else HardGate)(**content), cleanup
 
 

@@ -15,7 +15,9 @@ def write_submission(path: Path, masks: pd.DataFrame, sample: Path) -> pd.DataFr
     order = read_masks_csv(sample)["img"]
     if missing := sorted(set(order) - set(masks["img"])):
         raise InputError(f"masks: no prediction for {len(missing)} images of {sample.name}, first {missing[:3]}")
-    write_csv(path, masks.set_index("img").loc[order, "pixels"].reset_index())
+    table = masks.set_index("img").loc[order, "pixels"].reset_index()
+    _check(table, order, path, sample)  # before a file has this name
+    write_csv(path, table)
     return validate_submission(path, sample)
 
 
@@ -25,7 +27,12 @@ def validate_submission(path: Path, sample: Path) -> pd.DataFrame:
     Columns, number, ids and order of the rows must agree, and every RLE must be valid, stay within the frame and encode
     back to itself. Raises InputError that names the first bad row.
     """
-    table, expected = read_masks_csv(path), read_masks_csv(sample)["img"]
+    table = read_masks_csv(path)
+    _check(table, read_masks_csv(sample)["img"], path, sample)
+    return table
+
+
+def _check(table: pd.DataFrame, expected: pd.Series, path: Path, sample: Path) -> None:
     if len(table) != len(expected):
         raise InputError(f"{path}: expected {len(expected)} rows as in {sample.name}, found {len(table)}")
     differs = table["img"].astype(str).to_numpy() != expected.astype(str).to_numpy()
@@ -36,4 +43,3 @@ def validate_submission(path: Path, sample: Path) -> pd.DataFrame:
         where = f"{path}: row {row + 2}"
         if rle.encode(rle.decode(text, where=where)) != text:
             raise InputError(f"{where}: expected sorted runs that do not touch, found a different encoding of them")
-    return table

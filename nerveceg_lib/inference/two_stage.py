@@ -15,10 +15,11 @@ from torch import nn
 
 from nerveceg_lib import metrics, rle
 from nerveceg_lib.data import crops
+from nerveceg_lib.data.cache import FrameCache
 from nerveceg_lib.inference.ensemble import Ensemble, PresenceEnsemble, Size, batches_of, full_size, mask_probability
 from nerveceg_lib.models.checkpoints import load_checkpoint
 from nerveceg_lib.runtime.errors import InputError, one_of
-from nerveceg_lib.runtime.folders import NOTEBOOKS, notebook_folder, require
+from nerveceg_lib.runtime.folders import NOTEBOOKS, require
 from nerveceg_lib.runtime.process import ahead
 
 GATE_NETWORKS = ("classifier", "segmenter")
@@ -232,7 +233,11 @@ def _mask_record(row: int, mask: np.ndarray | None, truth) -> dict:
 
 
 def load_system(
-    runs: Sequence[str], gate_from: str = "classifier", precision: str = "fp32", flip: bool = False
+    runs: Sequence[str],
+    gate_from: str = "classifier",
+    precision: str = "fp32",
+    flip: bool = False,
+    frames: FrameCache | None = None,
 ) -> tuple[System, dict]:
     """Load the trained networks of one run, or of several to average, and join both stages.
 
@@ -241,17 +246,18 @@ def load_system(
         gate_from: "classifier" takes P(nerve) from the classifiers of notebook 2, "segmenter" from the presence heads
             of EfficientU-Nets that notebook 3 trained with `presence_head`.
         precision, flip: see `Ensemble`.
+        frames: what the networks are to be applied to; see `load_checkpoint`.
 
     Returns the system, and the metadata of the first run's network that gives P(nerve). Raises InputError for missing
     networks, input sizes or folds that do not fit together, and presence heads that were not trained.
     """
     one_network = one_of("gate_from", gate_from, GATE_NETWORKS) == "segmenter"
-    segmenters, size, segmenter_metadata = _networks(runs, NOTEBOOKS[2], "segmenter")
+    segmenters, size, segmenter_metadata = _networks(runs, NOTEBOOKS[2], "segmenter", frames)
     if one_network:
         if not all(metadata["presence_head"] for metadata in segmenter_metadata):
             raise InputError("gate_from: the segmenter has no trained presence head; run notebook 3 with presence_head")
         return OneNetwork(Ensemble(segmenters, size, precision, flip)), segmenter_metadata[0]
-    classifiers, classifier_size, classifier_metadata = _networks(runs, NOTEBOOKS[1], "classifier")
+    classifiers, classifier_size, classifier_metadata = _networks(runs, NOTEBOOKS[1], "classifier", frames)
     for run, first, second in zip(runs, classifier_metadata, segmenter_metadata, strict=True):
         if first["fold"] != second["fold"]:
             raise InputError(
@@ -265,8 +271,11 @@ def load_system(
     return TwoNetworks(presence, masks), classifier_metadata[0]
 
 
-def _networks(runs: Sequence[str], notebook: str, name: str) -> tuple[list[nn.Module], Size, list[dict]]:
-    loaded = [load_checkpoint(require(notebook_folder(run, notebook) / f"{name}.pt", notebook)) for run in runs]
+def _networks(
+    runs: Sequence[str], notebook: str, name: str, frames: FrameCache | None
+) -> tuple[list[nn.Module], Size, list[dict]]:
+    paths = [require(run, notebook, f"{name}.pt") for run in runs]
+    loaded = [load_checkpoint(path, frames) for path in paths]
     sizes = {tuple(metadata["size"]) for _, metadata in loaded}
     if len(sizes) > 1:
         raise InputError(f"{name}s of {list(runs)}: expected one input size, found {sorted(sizes)}")

@@ -8,11 +8,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from nerveceg_lib.data.cache import FrameCache
 from nerveceg_lib.models import build_model
 from nerveceg_lib.runtime.errors import InputError
+from nerveceg_lib.runtime.folders import show
 from nerveceg_lib.runtime.io import read_json, write_atomically, write_json
 
-FORMAT = 2
+FORMAT = 3
 
 
 def save_checkpoint(path: Path, network: nn.Module, metadata: dict) -> None:
@@ -25,13 +27,18 @@ def save_checkpoint(path: Path, network: nn.Module, metadata: dict) -> None:
     write_json(path.with_suffix(".json"), {"format": FORMAT, **metadata})
 
 
-def load_checkpoint(path: Path) -> tuple[nn.Module, dict]:
+def load_checkpoint(path: Path, frames: FrameCache | None = None) -> tuple[nn.Module, dict]:
     """Rebuild the network from `path` (.pt) and its .json; return it in eval mode on the CPU, with its metadata.
 
+    frames: what the network is to be applied to; see `load_frames`.
+
     Only tensors are loaded (`weights_only`), never pickled code. Raises InputError for files that are missing, broken,
-    written by an older release, or that do not belong together.
+    written by an older release, or that do not belong together, and for a network that was trained on other data than
+    `frames` or on patients that are held out in it.
     """
     metadata = read_metadata(path)
+    if frames is not None:
+        _check_unseen(metadata, frames, path)
     options = {name: value for name, value in metadata["options"].items() if name != "pretrained"}
     network = build_model(metadata["model"], **options)
     load_weights(network, path)
@@ -49,6 +56,14 @@ def read_metadata(path: Path) -> dict:
             f"{metadata.get('format')!r}, which another release wrote; train the network again"
         )
     return metadata
+
+
+def _check_unseen(metadata: dict, frames: FrameCache, path: Path) -> None:
+    heldout = frames.index.loc[frames.index["split"] == "heldout", "subject"]
+    seen = sorted(set(metadata["patients"]) & set(heldout.tolist()))
+    if seen or metadata["training"]["data"] != frames.digest:
+        what = f"patients that are held out now ({seen})" if seen else "other frames than notebook 1 has prepared now"
+        raise InputError(f"{show(path)}: the network was trained on {what}; train it again")
 
 
 def load_weights(network: nn.Module, path: Path) -> None:

@@ -6,13 +6,12 @@ from itertools import cycle, product
 import cv2
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from nerveceg_lib.explain import METHODS
-from nerveceg_lib.plots.style import NEUTRAL, TRUTH
+from nerveceg_lib.plots.style import TRUTH
 
 COLOUR_MAPS = {"signed": "managua_r", "evidence": "inferno", "picture": "gray"}  # perceptually uniform
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
@@ -57,40 +56,6 @@ def map_grid(
     return figure
 
 
-def resized_heatmap(evidence: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Resize a map (h, w) of 0 or more to the size of `image` (H, W), with values from 0 to 1."""
-    resized = cv2.resize(evidence, image.shape[::-1], interpolation=cv2.INTER_LINEAR)
-    return resized / max(resized.max(), np.finfo(np.float32).tiny)
-
-
-def faithfulness_curves(curves: dict[str, tuple[np.ndarray, np.ndarray]], score_name: str) -> Figure:
-    """Draw the deletion and insertion curves of each method; `score_name` labels the vertical axis."""
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), sharey=True)
-    for (method, pair), style in zip(curves.items(), _line_styles(curves), strict=True):
-        for axis, curve in zip(axes, pair, strict=True):
-            axis.plot(np.linspace(0, 100, len(curve)), curve, label=method, linewidth=1.4, **style)
-    axes[0].set(xlabel="pixels removed, strongest first (%)", ylabel=score_name, title="Deletion: lower is better")
-    axes[1].set(xlabel="pixels inserted, strongest first (%)", title="Insertion: higher is better")
-    axes[1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
-
-
-def randomisation_curves(similarity: pd.DataFrame, limit: float) -> Figure:
-    """Draw how similar each method's maps stay while more and more layers get random weights.
-
-    `similarity` has one row per method and one column per share (0 to 1) of random layers. `limit` is marked by a line.
-    """
-    figure, axis = plt.subplots(figsize=(8, 3.4))
-    percent = [0, *(100 * similarity.columns)]
-    for (method, values), style in zip(similarity.iterrows(), _line_styles(similarity.index), strict=True):
-        axis.plot(percent, [1, *values], marker="o", markersize=3, linewidth=1.4, label=method, **style)
-    axis.axhline(limit, color=NEUTRAL, linewidth=1)
-    axis.set(xlabel="layers with random weights, counted from the output (%)", ylabel="rank correlation of the maps")
-    axis.set_title("Sanity: a map that does not change does not show what the network has learned")
-    axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
-
-
 def _draw_map(axis: Axes, image: np.ndarray, values: np.ndarray, map_type: str) -> None:
     lowest = 0 if map_type == "evidence" else -1
     values = np.clip(values, lowest, 1)
@@ -101,7 +66,7 @@ def _draw_map(axis: Axes, image: np.ndarray, values: np.ndarray, map_type: str) 
     axis.imshow(values, cmap=COLOUR_MAPS[map_type], vmin=lowest, vmax=1, alpha=0.75 * np.sqrt(np.abs(values)))
 
 
-def _line_styles(names: Iterable[str]) -> list[dict]:
+def line_styles(names: Iterable[str]) -> list[dict]:
     """Return distinguishable line styles: coloured for methods, dotted grey for the baselines."""
     methods = cycle({"linestyle": line, "color": colour} for line, colour in product(("-", "--"), OKABE_ITO))
     baselines = cycle({"linestyle": ":", "color": grey} for grey in ("0.0", "0.4", "0.65"))

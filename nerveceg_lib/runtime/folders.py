@@ -78,10 +78,13 @@ def _mounted(name: str) -> Path | None:
     return next(candidates, None)
 
 
-def require(path: Path, made_by: str) -> Path:
-    """Return `path` if it exists. Raises InputError that says which notebook makes it."""
+def require(run: str, notebook: str, name: str) -> Path:
+    """Return the path of a file that a notebook of `run` has written. Raises InputError if it has not."""
+    path = run_folder(run) / notebook / name
+    if path.parent.exists() or _mounted(f"{run}/{notebook}"):
+        path = notebook_folder(run, notebook) / name
     if not path.exists():
-        raise InputError(f"{show(path)}: not found; run {made_by} first, with the same `run`")
+        raise InputError(f"{show(path)}: not found; run {notebook} first, with the same `run`")
     return path
 
 
@@ -104,9 +107,10 @@ def find_competition_data(data_dir: str) -> Path | None:
     try:
         names = [path.name for path in (folder / "train").iterdir()]
     except OSError as error:
-        raise InputError(
-            f"data_dir: expected a folder that holds train/ (and test/), found {data_dir!r}: {error.strerror}"
-        ) from error
+        reason = error.strerror
+        if isinstance(error, FileNotFoundError):
+            reason = "there is none in it" if folder.is_dir() else "no such folder"
+        raise InputError(f"data_dir: expected {data_dir!r} to hold train/ (and test/): {reason}") from error
     if not names:
         raise InputError(f"data_dir: expected frames in train/, found none in {data_dir!r}")
     return folder

@@ -61,8 +61,18 @@ def _natural(path: Path) -> list:
 
 def fit_frame(pixels: np.ndarray, interpolation: int) -> np.ndarray:
     """Scale an image (H, W) so that it just fits into the competition's frame (420, 580); the rest is black."""
-    scale = min(FRAME_SHAPE[0] / pixels.shape[0], FRAME_SHAPE[1] / pixels.shape[1])
-    height, width = (max(1, round(side * scale)) for side in pixels.shape)  # a sliver keeps one pixel
+    height, width = _fitted(pixels.shape)
     fitted = np.zeros(FRAME_SHAPE, np.uint8)
     fitted[:height, :width] = cv2.resize(pixels, (width, height), interpolation=interpolation)
     return fitted
+
+
+def unfit_mask(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Bring a mask (420, 580) of a frame that `fit_frame` scaled back to the frame's own `shape` (H, W)."""
+    height, width = _fitted(shape)
+    return cv2.resize(mask[:height, :width], shape[::-1], interpolation=cv2.INTER_NEAREST)
+
+
+def _fitted(shape: tuple[int, ...]) -> tuple[int, int]:
+    scale = min(FRAME_SHAPE[0] / shape[0], FRAME_SHAPE[1] / shape[1])
+    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))  # a sliver keeps one pixel
