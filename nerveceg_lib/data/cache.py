@@ -62,7 +62,8 @@ def open_cache(data_dir: Path, folder: Path, on_bad_frame: str = "stop") -> Fram
     one_of("on_bad_frame", on_bad_frame, ON_BAD_FRAME)
     listing, odd = list_frames(data_dir)
     if odd and on_bad_frame == "stop":
-        raise InputError("\n".join(row["reason"] for row in odd[:MOST_NAMED]))
+        more = [f"and {len(odd) - MOST_NAMED} more"] if len(odd) > MOST_NAMED else []
+        raise InputError("\n".join([row["reason"] for row in odd[:MOST_NAMED]] + more))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):  # runs side by side share one cache
         sources = {name: _stamp(data_dir / name) for name in [*listing["path"], *listing["mask_path"]] if name}

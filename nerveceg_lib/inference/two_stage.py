@@ -246,7 +246,7 @@ def load_system(
         gate_from: "classifier" takes P(nerve) from the classifiers of notebook 2, "segmenter" from the presence heads
             of EfficientU-Nets that notebook 3 trained with `presence_head`.
         precision, flip: see `Ensemble`.
-        frames: what the networks are to be applied to; see `load_checkpoint`.
+        frames: the frames that the networks are to be applied to; see `load_checkpoint`.
 
     Returns the system, and the metadata of the first run's network that gives P(nerve). Raises InputError for missing
     networks, input sizes or folds that do not fit together, and presence heads that were not trained.

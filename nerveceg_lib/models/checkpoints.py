@@ -30,7 +30,7 @@ def save_checkpoint(path: Path, network: nn.Module, metadata: dict) -> None:
 def load_checkpoint(path: Path, frames: FrameCache | None = None) -> tuple[nn.Module, dict]:
     """Rebuild the network from `path` (.pt) and its .json; return it in eval mode on the CPU, with its metadata.
 
-    frames: what the network is to be applied to; see `load_frames`.
+    frames: the frames that the network is to be applied to, as `load_frames` returns them; None for any others.
 
     Only tensors are loaded (`weights_only`), never pickled code. Raises InputError for files that are missing, broken,
     written by an older release, or that do not belong together, and for a network that was trained on other data than
