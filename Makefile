@@ -63,7 +63,7 @@ test-python test-notebooks test-studies: export OMP_NUM_THREADS := 1
 torture: setup
 	$(INSTALL) -e '.[test,torture]'
 	$(BIN)/python -m benchmarks.torture 50
-	NERVECEG_FUZZ=10000 $(BIN)/python -m pytest tests/test_fuzz.py
+	NERVECEG_FUZZ=10000 NERVECEG_STATES=200 $(BIN)/python -m pytest tests/test_fuzz.py tests/test_state.py
 	$(BIN)/python -m benchmarks.fuzz_coverage rle 600
 	$(BIN)/python -m benchmarks.fuzz_coverage image 600
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import yaml
 
+from benchmarks.interruption import ONLY, PARAMETERS, PROFILE, RUN, SIGNALS, assert_same, complete, interrupt
 from nerveceg_lib.runtime.folders import NOTEBOOKS
 from nerveceg_lib.runtime.io import read_json
-from tests.interruption import ONLY, PARAMETERS, PROFILE, RUN, SIGNALS, assert_same, complete, interrupt
 
 PLACES = {  # what is interrupted -> the notebook that does it; a sweep does everything
     "phantom": NOTEBOOKS[0],

@@ -2,7 +2,7 @@
 
 Pixel losses (bce, focal, boundary_bce) are averaged over all pixels. Overlap losses (dice, tversky, focal_tversky,
 lovasz_hinge) are computed for each frame and averaged over the frames. All of them compute in float32 or wider and
-raise ValueError for shapes that differ. Every docstring says what an **empty** mask does to the loss.
+raise InputError for shapes that differ. Every docstring says what an **empty** mask does to the loss.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from nerveceg_lib.runtime.errors import one_of
+from nerveceg_lib.runtime.errors import InputError, one_of
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -150,6 +150,7 @@ def _tversky_index(logits, target, false_positive: float, false_negative: float,
 def _wide(logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return both in float32 or wider: half precision cannot hold sums over the pixels of a frame."""
     if logits.shape != target.shape:
-        raise ValueError(f"logits {tuple(logits.shape)} and target {tuple(target.shape)} differ in shape")
+        found = f"found {tuple(logits.shape)} for targets of {tuple(target.shape)}"
+        raise InputError(f"model: expected a network whose output has the shape of its target, {found}")
     wide = torch.promote_types(logits.dtype, torch.float32)
     return logits.to(wide), target.to(wide)

@@ -1,21 +1,20 @@
 """The competition's Dice, the parts its mean consists of, and how certain a mean is."""
 
-import warnings
 from collections.abc import Callable
 
 import numpy as np
 
 
 def dice(prediction: np.ndarray, truth: np.ndarray) -> float:
-    """Return the Dice of two masks (H, W), non-zero = nerve. Two empty masks score 1, as in the competition."""
-    overlap, total = _overlap(prediction, truth)
-    return 2 * overlap / total if total else 1.0
+    """Return the Dice of two masks (H, W), non-zero = nerve. Two empty masks score 1, as in the competition.
 
-
-def iou(prediction: np.ndarray, truth: np.ndarray) -> float:
-    """Return the intersection over union (Jaccard index) of two masks (H, W). Two empty masks score 1."""
-    overlap, total = _overlap(prediction, truth)
-    return overlap / (total - overlap) if total else 1.0
+    Raises ValueError for shapes that differ.
+    """
+    if prediction.shape != truth.shape:
+        raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} differ in shape")
+    prediction, truth = prediction != 0, truth != 0
+    total = int(prediction.sum()) + int(truth.sum())
+    return 2 * int((prediction & truth).sum()) / total if total else 1.0
 
 
 def gated_scores(has_nerve: np.ndarray, mask_dice: np.ndarray, keep: np.ndarray) -> np.ndarray:
@@ -84,28 +83,6 @@ def _percentiles(values, level: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def contour_scores(prediction: np.ndarray, truth: np.ndarray, tolerance: float = 5.0) -> dict[str, float]:
-    """Return `hausdorff95` (px) and `surface_dice` (0 to 1) of two masks (H, W), computed by MONAI.
-
-    Hausdorff 95 is the larger of the two directed 95th percentiles of the distance between the outlines. Surface Dice
-    (Nikolov et al. 2018, arXiv:1809.04430) is the share of both outlines that lies within `tolerance` px of the other.
-    Both are NaN if a mask is empty and has no outline. Raises ValueError for shapes that differ.
-    """
-    import torch
-    from monai.metrics import compute_hausdorff_distance, compute_surface_dice  # takes seconds to import
-
-    _check_shapes(prediction, truth)
-    if not (prediction.any() and truth.any()):
-        return {"hausdorff95": float("nan"), "surface_dice": float("nan")}
-    first, second = (torch.from_numpy(mask != 0).float()[None, None] for mask in (prediction, truth))  # (1, 1, H, W)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*always_return_as_numpy")  # MONAI 1.6 warns of its own argument
-        return {
-            "hausdorff95": float(compute_hausdorff_distance(first, second, include_background=True, percentile=95)),
-            "surface_dice": float(compute_surface_dice(first, second, [tolerance], include_background=True)),
-        }
-
-
 def calibration_error(has_nerve: np.ndarray, probability: np.ndarray) -> float:
     """Return the expected calibration error of `probability` (N,) in 0 to 1, over ten equal bins."""
     import torch
@@ -113,14 +90,3 @@ def calibration_error(has_nerve: np.ndarray, probability: np.ndarray) -> float:
 
     truth, stated = (torch.tensor(np.asarray(values)) for values in (has_nerve, probability))
     return float(binary_calibration_error(stated, truth, n_bins=10))
-
-
-def _overlap(prediction: np.ndarray, truth: np.ndarray) -> tuple[int, int]:
-    _check_shapes(prediction, truth)
-    prediction, truth = prediction != 0, truth != 0
-    return int((prediction & truth).sum()), int(prediction.sum()) + int(truth.sum())
-
-
-def _check_shapes(prediction: np.ndarray, truth: np.ndarray) -> None:
-    if prediction.shape != truth.shape:
-        raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} differ in shape")

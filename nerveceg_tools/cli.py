@@ -58,13 +58,14 @@ def run(options: Namespace) -> int:
         print(f"failed: {failure}", file=sys.stderr)
         return 1
     print(f"\nrun folder: {folder}")
-    score = read_json(folder / "metrics.json").get("04_two_stage_inference", {})
+    metrics = read_json(folder / "metrics.json")
+    score = metrics.get("04_two_stage_inference", {})
     if "score_low" in score:
         print("score:      {score:.3f} ({score_low:.3f} to {score_high:.3f}) on held-out patients".format(**score))
         print("to compare: all masks empty {all_empty:.3f}, behind a perfect gate {oracle_gate:.3f}".format(**score))
         print(f"look at it: python -m nerveceg_tools report {folder.name}")
-    if (submission := folder / "06_submission_rle" / "submission.csv").exists():
-        print(f"submission: {submission}")
+    if "06_submission_rle" in metrics:
+        print(f"submission: {folder / '06_submission_rle' / 'submission.csv'}")
     return 0
 
 
@@ -100,14 +101,13 @@ def predict(options: Namespace) -> None:
 
     examples:
       nerveceg predict ~/frames ~/masks --run demo
-      nerveceg predict ~/frames ~/masks --workers 2 --flip
+      nerveceg predict ~/frames ~/masks --workers 2
     """
     from nerveceg_tools.cluster import connect
     from nerveceg_tools.predict import predict
 
-    settings = (options.run, options.gate_from, options.precision, options.flip)
     with connect(options.scheduler, options.workers) as client:
-        print(f"wrote {predict(options.frames, options.out, *settings, client)}")
+        print(f"wrote {predict(options.frames, options.out, options.run, options.precision, client)}")
 
 
 def sweep(options: Namespace) -> int:
@@ -261,9 +261,7 @@ def _add_clusters(commands) -> None:
     add("frames", type=Path, help="folder of frames (PNG, TIFF, JPEG, BMP) of any size")
     add("out", type=Path, help="folder for masks/ and predictions.csv; run the same command again to continue there")
     add("--run", default="demo", help="run whose networks and gate are used (default: demo)")
-    add("--gate-from", default="classifier", help="network that judges presence, classifier (default) or segmenter")
     add("--precision", default="auto", help="fp32, bf16 or auto (default: auto)")
-    add("--flip", action="store_true", help="average with the mirrored frame")
     add("--workers", type=int, default=0, help="local Dask workers (default: this process only)")
 
 

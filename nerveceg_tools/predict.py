@@ -31,8 +31,8 @@ from nerveceg_tools.provenance import stamp
 SHARD = 256  # frames per task: a minute or so, little to lose and little to schedule
 
 
-def predict(folder: Path, out: Path, run: str, gate_from: str, precision: str, flip: bool, client=None) -> Path:
-    """Segment all frames in `folder` with the networks and the gate of `run`.
+def predict(folder: Path, out: Path, run: str, precision: str, client=None) -> Path:
+    """Segment all frames in `folder` with the networks and the gate of `run`, in the way that notebook 4 evaluated.
 
     Frames may have any size and colour; they are scaled as `import-frames` scales them, and masks are scaled back.
 
@@ -47,15 +47,16 @@ def predict(folder: Path, out: Path, run: str, gate_from: str, precision: str, f
         raise InputError(f"{folder}: expected frames ({', '.join(sorted(SUFFIXES))}), found none")
     if twins := [name for name, count in Counter(path.stem for path in paths).items() if count > 1]:
         raise InputError(f"{folder}: expected one file per frame, found {twins[0]} with several endings")
-    gate, cleanup = load_gate(run)
-    settings = {"run": run, "gate_from": gate_from, "precision": precision, "flip": flip}
-    networks = [path for name in NOTEBOOKS[1:3] for path in sorted(notebook_folder(run, name).glob("*.pt"))]
-    inputs = {"frames": stamp(paths), "networks": stamp(networks), "gate": vars(gate), "cleanup": cleanup}
-    _claim(out, {**inputs, **settings, "shard": SHARD})
+    gate, cleanup, system = load_gate(run)
+    trained = [notebook_folder(name, notebook) for name in system["runs"] for notebook in NOTEBOOKS[1:3]]
+    networks = stamp(path for place in trained for path in sorted(place.glob("*.pt")))
+    inputs = {"frames": stamp(paths), "networks": networks, "gate": vars(gate), "cleanup": cleanup}
+    _claim(out, inputs | {"system": system, "precision": precision, "run": run, "shard": SHARD})
     starts = range(0, len(paths), SHARD)
     shards = {out.absolute() / "shards" / f"{n // SHARD:05d}.csv": paths[n : n + SHARD] for n in starts}
     tasks = [(shard, part) for shard, part in shards.items() if not shard.exists()]
-    settings |= {"root": artefact_root(), "networks": inputs["networks"]}
+    settings = {**system, "runs": tuple(system["runs"]), "precision": precision}
+    settings |= {"root": artefact_root(), "networks": networks}
     work = partial(segment_shard, settings=settings, gate=gate, cleanup=cleanup)
     results: Iterable[None] = map(work, tasks)
     if client is not None:
@@ -104,11 +105,11 @@ def segment_files(
 
 
 @lru_cache(maxsize=1)
-def _system(root: Path, networks: str, run: str, gate_from: str, precision: str, flip: bool) -> System:
+def _system(root: Path, networks: str, **arguments) -> System:
     """Load the networks, once per worker, and again if the run was trained again (`networks` is their stamp)."""
     os.environ["NERVECEG_RUNS"] = str(root)
     process.configure(seed=0)
-    return load_system([run], gate_from, precision, flip)[0]
+    return load_system(**arguments)[0]
 
 
 def _merge(shards: list[Path], path: Path) -> None:

@@ -16,10 +16,12 @@ import pandas as pd
 
 from nerveceg_lib import metrics, rle
 from nerveceg_lib.data.prepared import describe_dataset, load_frames
+from nerveceg_lib.inference.gate import load_gate
 from nerveceg_lib.plots import PREDICTION, TRUTH
 from nerveceg_lib.runtime.errors import InputError
-from nerveceg_lib.runtime.folders import NOTEBOOKS, STUDIES, run_folder, show
+from nerveceg_lib.runtime.folders import NOTEBOOKS, STUDIES, run_folder
 from nerveceg_lib.runtime.io import read_json, whole_folder
+from nerveceg_tools.run import current_metrics
 
 TEMPLATES = Path(__file__).parent / "templates"
 PICTURES = {  # the overview shows those that the run has
@@ -91,11 +93,10 @@ def _overview(run: str, out: Path) -> dict:
         if (folder / notebook / name).exists():
             shutil.copy(folder / notebook / name, out)
             content["pictures"].append((name, caption))
-    content["metrics"] = {path.parent.name: read_json(path) for path in sorted(folder.glob("*/metrics.json"))}
+    content["metrics"] = current_metrics(folder)
     if (path := folder / NOTEBOOKS[3] / "heldout.csv").exists():
+        load_gate(run)  # raises an error if frames or networks have changed since notebook 4 ran
         frames = pd.read_csv(path, keep_default_na=False)
-        if not {"has_nerve", "keep"} <= set(frames):
-            raise InputError(f"{show(path)}: written by an older version; run {NOTEBOOKS[3]} again")
         has_nerve, keep = frames["has_nerve"].to_numpy(), frames["keep"].to_numpy(bool)
         parts = metrics.score_parts(has_nerve, frames["mask_dice"].to_numpy(), keep)
         low, high = metrics.patient_interval(frames["score"].to_numpy(), frames["subject"].to_numpy())

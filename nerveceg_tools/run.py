@@ -3,9 +3,10 @@
 import difflib
 import linecache
 import os
+import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest import mock
@@ -19,8 +20,9 @@ from papermill.exceptions import PapermillExecutionError
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
+from nerveceg_lib.runtime import folders
 from nerveceg_lib.runtime.errors import InputError, one_of
-from nerveceg_lib.runtime.folders import NOTEBOOKS, STUDIES, artefact_root, find_competition_data, run_folder, show
+from nerveceg_lib.runtime.folders import NOTEBOOKS, STUDIES, artefact_root, run_folder, show
 from nerveceg_lib.runtime.io import UNFINISHED, clear_unfinished, matches, read_json, storing, write_json
 from nerveceg_lib.runtime.parameters import typed
 from nerveceg_tools.provenance import digest, library_hash, recorded, stamp
@@ -33,6 +35,7 @@ NAMES = ("data", "classifier", "segmenter", "inference", "explain", "submission"
 SECTIONS = dict(zip(NAMES, (*NOTEBOOKS, *STUDIES), strict=True))  # section of a profile -> notebook
 SECTION_OF = {notebook: section for section, notebook in SECTIONS.items()}
 SHARED = ("run", "data_dir", "seed", "fold", "precision", "devices", "num_nodes", "strategy")  # on top of a profile
+TRAINED = NOTEBOOKS[1:3]
 PATHS = {"data_dir": "auto", "submission.masks_csv": ""}  # kernels work in another folder; the value is no path
 
 
@@ -45,8 +48,8 @@ def run(profile: str, overrides: Mapping[str, object], only: str, resume: bool, 
 
     profile, overrides: the parameters, see `resolve_parameters`.
     only: two-digit numbers of the notebooks to run, such as "03,04"; "" for the six main ones.
-    resume: skip notebooks that are finished with the same code, parameters and data, and continue interrupted
-        training from its last checkpoint.
+    resume: skip notebooks that are finished with the same code, parameters and inputs and whose files are those that
+        they wrote, and continue interrupted training from its last checkpoint.
     verbosity: -1 prints one line per notebook, 0 also what notebooks print, 1 also all warnings of libraries.
 
     Raises InputError for wrong parameters and for bad input that a notebook finds, else NotebookFailed for the first
@@ -54,8 +57,11 @@ def run(profile: str, overrides: Mapping[str, object], only: str, resume: bool, 
     """
     notebooks = choose_notebooks(only)
     values = resolve_parameters(profile, overrides)
+    check_taken(overrides, values, notebooks)
     if NOTEBOOKS[0] in notebooks:
-        find_competition_data(str(values["data_dir"]))  # before the notebooks of an earlier run are replaced
+        folders.find_competition_data(str(values["data_dir"]))  # before the notebooks of an earlier run are replaced
+    else:
+        folders.require(str(values["run"]), NOTEBOOKS[0], "dataset.json")  # before a folder is made for a mistyped name
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # a kernel of the user's may belong to another Python
     os.environ["NERVECEG_RUNS"] = str(artefact_root())  # kernels work in notebooks/
     os.environ["PYTHONWARNINGS"] = "default" if verbosity > 0 else "ignore"  # for the kernels
@@ -71,23 +77,38 @@ def run(profile: str, overrides: Mapping[str, object], only: str, resume: bool, 
 
 
 def _run_notebooks(notebooks: list[str], values: dict, folder: Path, resume: bool, verbosity: int) -> None:
-    states = _states(values)
     for number, notebook in enumerate(notebooks, start=1):
         title = f"[{number}/{len(notebooks)}] {notebook}"
-        done, started = folder / notebook / "done.json", folder / notebook / "started.json"
-        if resume and matches(done, states[notebook]):
+        state = _state(notebook, values)
+        if resume and matches(folder / notebook / "done.json", _done(notebook, values, state)):
             print(f"{title}: done before, skipped", flush=True)
             continue
         print(title, flush=True)
         start = time.monotonic()
-        # what was begun with other code, parameters or data is not continued
-        interrupted = {"resume": resume and matches(started, states[notebook])}
-        _mark_started(folder / notebook, states[notebook])
+        # what was begun with other code, parameters or inputs is not continued
+        interrupted = {"resume": resume and matches(folder / notebook / "started.json", state)}
+        if notebook in TRAINED and int(str(values["devices"])) > 1:
+            _fit_on_devices(SECTION_OF[notebook], values | interrupted, verbosity)
+            interrupted = {"resume": True}  # the notebook reads the network that is finished
+        _mark_started(folder / notebook, state)
         _execute(notebook, values | interrupted, folder / f"{notebook}.ipynb", verbosity)
-        started.replace(done)
+        (folder / notebook / "started.json").unlink()
+        write_json(folder / notebook / "done.json", _done(notebook, values, state))
         print(f"{title}: done in {time.monotonic() - start:.0f} s", flush=True)
-    metrics = {path.parent.name: read_json(path) for path in sorted(folder.glob("*/metrics.json"))}
-    write_json(folder / "metrics.json", metrics)
+    write_json(folder / "metrics.json", current_metrics(folder))
+
+
+def _fit_on_devices(name: str, values: Mapping[str, object], verbosity: int) -> None:
+    """Train by `fit` in a process of its own, which starts the others: a notebook's kernel cannot."""
+    full_names = [full for full in local_names(SECTIONS[name]) if full != "resume"]
+    words = [word for full in full_names for word in ("-p", full, str(values[full]))]
+    command = [sys.executable, "-m", "nerveceg_tools", "fit", name, *words, *["--resume"] * bool(values["resume"])]
+    output = subprocess.DEVNULL if verbosity < 0 else None
+    with subprocess.Popen(command, stdout=output, stderr=subprocess.PIPE, text=True) as process:
+        _, printed = process.communicate()
+    if process.returncode:
+        message = printed.strip().rpartition("error: ")[2]
+        raise (InputError if process.returncode == 2 else NotebookFailed)(message)
 
 
 def _mark_started(folder: Path, state: dict) -> None:
@@ -138,7 +159,7 @@ def notebook_parameters(notebook: str) -> dict[str, object]:
     cells = read_notebook(notebook).cells
     parameters: dict[str, object] = {}
     exec(next(cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])), {}, parameters)
-    return {name: default for name, default in parameters.items() if not name.startswith("__")}
+    return {name: default for name, default in parameters.items() if name != "__annotations__"}
 
 
 def read_notebook(notebook: str) -> NotebookNode:
@@ -148,11 +169,33 @@ def read_notebook(notebook: str) -> NotebookNode:
 
 def notebook_values(notebook: str, values: Mapping[str, object]) -> dict[str, object]:
     """Return the parameters that one notebook takes, by their local names, out of all `values`."""
-    return {name: values[_full_name(SECTION_OF[notebook], name)] for name in notebook_parameters(notebook)}
+    return {name: values[full_name] for full_name, name in local_names(notebook).items()}
+
+
+def local_names(notebook: str) -> dict[str, str]:
+    """Return the parameters that one notebook takes: full name -> local name."""
+    return {_full_name(SECTION_OF[notebook], name): name for name in notebook_parameters(notebook)}
 
 
 def _full_name(section: str, name: str) -> str:
     return name if name in (*SHARED, "resume") else f"{section}.{name}"
+
+
+def check_taken(overrides: Iterable[str], values: Mapping[str, object], notebooks: Sequence[str]) -> None:
+    """Raise InputError for each override that would have no effect: no chosen notebook takes it.
+
+    One that another notebook takes may be repeated if that notebook ran with the same value.
+    """
+    mistakes = []
+    for name in overrides:
+        takers = [notebook for notebook in SECTION_OF if name in local_names(notebook)]
+        states = [_ran(run_folder(str(values["run"])) / notebook)["state"] for notebook in takers]
+        ran_with = [state["parameters"].get(name.split(".")[-1]) for state in states]
+        if not set(takers) & set(notebooks) and values[name] not in ran_with:
+            taker = " and ".join(takers)
+            mistakes.append(f"{name}: only {taker} takes it, and has not run with {values[name]!r}; run it too")
+    if mistakes:
+        raise InputError("\n".join(mistakes))
 
 
 def load_profile(profile: str) -> dict[str, object]:
@@ -178,10 +221,7 @@ def read_yaml(path: Path) -> dict:
 
 
 def flatten(nested: Mapping) -> dict[str, object]:
-    """Return nested parameters of a YAML file by their full names: {segmenter: {epochs: 4}} -> segmenter.epochs."""
-    if dotted := [name for name in nested if "." in str(name)]:
-        section, _, name = str(dotted[0]).partition(".")
-        raise InputError(f"{dotted[0]}: expected nested names in a file, such as `{section}: {{{name}: ...}}`")
+    """Return the parameters of a YAML file by their full names: {segmenter: {epochs: 4}} -> segmenter.epochs."""
     values: dict[str, object] = {}
     for name, value in nested.items():
         section = {} if value is None and name in SECTIONS else value
@@ -242,8 +282,10 @@ def fit(name: str, profile: str, overrides: Mapping[str, object], resume: bool) 
     from lightning.fabric.utilities.rank_zero import rank_zero_only
 
     values = resolve_parameters(profile, overrides) | {"resume": resume}
+    check_taken(overrides, values, [SECTIONS[name]])
+    folders.require(str(values["run"]), NOTEBOOKS[0], "dataset.json")
     os.environ |= {"MPLBACKEND": "Agg", "NERVECEG_RUNS": str(artefact_root())}
-    _mark_started(run_folder(str(values["run"])) / SECTIONS[name], _states(values)[SECTIONS[name]])
+    _mark_started(run_folder(str(values["run"])) / SECTIONS[name], _state(SECTIONS[name], values))
     os.chdir(NOTEBOOK_FOLDER)
     sys.path.insert(0, str(NOTEBOOK_FOLDER))  # kernels find networks of one's own there
     with open(os.devnull, "w") as silence:
@@ -252,16 +294,50 @@ def fit(name: str, profile: str, overrides: Mapping[str, object], resume: bool) 
             run_cells(SECTIONS[name], values, until="train")
 
 
-def _states(values: Mapping[str, object]) -> dict[str, dict]:
-    """Return what shapes the result of each notebook: library, data, and code and parameters up to the notebook."""
-    folder = Path(str(values["data_dir"]))  # no such folder for "auto": the phantom is part of the library's hash
-    files = [path for pattern in ("*.csv", "train/*", "test/*") for path in sorted(folder.glob(pattern))]
-    shared = {"library": library_hash(), "data": stamp(files)}
-    own = {}
-    for notebook in SECTIONS.values():
-        code = digest([cell.source for cell in read_notebook(notebook).cells if cell.cell_type == "code"])
-        own[notebook] = {"code": code, "parameters": notebook_values(notebook, values)}
-    return {notebook: shared | {name: own[name] for name in (*read_by(notebook), notebook)} for notebook in own}
+def _state(notebook: str, values: Mapping[str, object]) -> dict:
+    """Return what shapes the results of a notebook: code, parameters, the data, and the files of earlier notebooks."""
+    run, folder = str(values["run"]), Path(str(values["data_dir"]))
+    given = [Path(str(values.get("submission.masks_csv", "")))] if notebook == NOTEBOOKS[5] else []
+    if notebook == NOTEBOOKS[0]:  # "auto" is no folder: the phantom is part of the library's hash
+        given = [path for pattern in ("*.csv", "train/*", "test/*") for path in sorted(folder.glob(pattern))]
+    read = [f"{run}/{name}" for name in read_by(notebook)]
+    if notebook == NOTEBOOKS[3]:
+        others = filter(None, str(values.get("inference.ensemble_runs", "")).split(","))
+        read += [f"{other}/{name}" for other in others for name in NOTEBOOKS[1:3]]
+    return {
+        "library": library_hash(),
+        "code": digest([cell.source for cell in read_notebook(notebook).cells if cell.cell_type == "code"]),
+        "parameters": notebook_values(notebook, {**values, "resume": False}),
+        "data": stamp(path for path in given if path.is_file()),
+        "inputs": {name: _outputs(artefact_root() / name) for name in read},
+    }
+
+
+def _done(notebook: str, values: Mapping[str, object], state: dict) -> dict:
+    return {"state": state, "outputs": _outputs(run_folder(str(values["run"])) / notebook)}
+
+
+def _ran(folder: Path) -> dict:
+    """Return what `done.json` says of a notebook's last run: nothing if there was none, or by an older release."""
+    content = read_json(folder / "done.json") if (folder / "done.json").exists() else {}
+    return content if "outputs" in content else {"state": {"inputs": {}, "parameters": {}}, "outputs": ""}
+
+
+def _outputs(folder: Path) -> str:
+    """Return the stamp of the files that a notebook wrote to its folder."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return stamp(path for path in files if path.name not in {"done.json", "started.json"})
+
+
+def current_metrics(folder: Path) -> dict[str, dict]:
+    """Return the figures of those notebooks of a run whose files, and those that they read, are still the same."""
+    metrics = {}
+    for path in sorted(folder.glob("*/metrics.json")):
+        done = _ran(path.parent)
+        stamps = done["state"]["inputs"] | {f"{folder.name}/{path.parent.name}": done["outputs"]}
+        if all(_outputs(artefact_root() / name) == before for name, before in stamps.items()):
+            metrics[path.parent.name] = read_json(path)
+    return metrics
 
 
 def _execute(notebook: str, values: dict, output: Path, verbosity: int) -> None:
@@ -277,7 +353,7 @@ def _execute(notebook: str, values: dict, output: Path, verbosity: int) -> None:
                 stdout_file=sys.stdout if verbosity >= 0 else None,
                 stderr_file=sys.stderr if verbosity >= 0 else None,
                 kernel_name="python3",
-                extra_arguments=["--log-level=ERROR"],  # else each kernel warns of its unencrypted local socket
+                extra_arguments=["--log-level=CRITICAL"],  # else a kernel reports its socket and interruptions
             )
             unfinished.replace(output)
     except PapermillExecutionError as error:

@@ -14,19 +14,21 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+from PIL import Image
 
 from nerveceg_lib import rle
 from nerveceg_lib.data import io, prepared
 from nerveceg_lib.data.cache import open_cache
 from nerveceg_lib.data.splits import split_fold
 from nerveceg_lib.inference.submission import write_submission
-from nerveceg_lib.models import build_model
+from nerveceg_lib.models import SEGMENTERS, build_model, supported
 from nerveceg_lib.models.checkpoints import load_checkpoint, save_checkpoint
 from nerveceg_lib.runtime.errors import InputError
 from nerveceg_lib.runtime.folders import NOTEBOOKS, find_competition_data, notebook_folder, run_folder
 from nerveceg_lib.runtime.io import write_csv, write_json
 from nerveceg_lib.training import TrainingConfig
 from nerveceg_tools import run
+from nerveceg_tools.importers import folder
 from tests.cells import run_cells
 from tests.conftest import REPOSITORY
 from tests.test_rle import MALFORMED
@@ -133,6 +135,68 @@ CASES |= {
 }
 
 
+def write_palette(path):
+    image = Image.fromarray(BLOB, "P")
+    image.putpalette([200, 200, 200, 255, 0, 0])  # the background is bright
+    image.save(path)
+
+
+def saved(pixels, ending=".png", **options):
+    return lambda path: Image.fromarray(pixels).save(path.with_suffix(ending), **options)
+
+
+def with_imported_mask(save, values, data):
+    save(data / "a.png")
+    (path,) = data.glob("a.*")
+    assert folder.read_mask(path, values).sum() == BLOB.sum()
+
+
+BLOB = np.zeros((210, 580), np.uint8)
+BLOB[100:150, 200:300] = 1
+CLASSES, NOISE = BLOB + np.roll(2 * BLOB, 150, axis=1), np.random.default_rng(0).integers(0, 255, BLOB.shape, np.uint8)
+IMPORTED_MASKS = {
+    "a palette with a bright background": (write_palette, ()),
+    "the shape in the transparency of white": (saved(np.dstack([BLOB * 0 + 255] * 3 + [BLOB * 255])), ()),
+    "red on black": (saved(np.dstack([BLOB * 255, BLOB * 0, BLOB * 0])), ()),
+    "one bit": (saved(BLOB > 0), ()),
+    "0 and 77": (saved(BLOB * 77), ()),
+    "JPEG of black and white": (saved(BLOB * 255, ".jpg", quality=75), ()),
+    "JPEG of grey": (saved(NOISE, ".jpg", quality=75), ()),
+    "JPEG of 0 and 1": (saved(BLOB, ".jpg", quality=75), ()),
+    "inverted": (saved(1 - BLOB), ()),
+    "inverted and said so": (saved(1 - BLOB), (0,)),
+    "two classes": (saved(CLASSES), ()),
+    "one of two classes chosen": (saved(CLASSES), (2,)),
+    "a frame in place of the mask": (saved(NOISE), ()),
+    "one value everywhere": (saved(BLOB * 0 + 9), ()),
+    "several pages": (saved(BLOB, ".tif", save_all=True, append_images=[Image.fromarray(BLOB)]), ()),
+    "16 bits": (saved(BLOB * np.uint16(1)), ()),
+    "text": (content(b"no image"), ()),
+    "too many pixels": (saved(np.zeros((4000, 4001), np.uint8)), ()),
+}
+CASES |= {f"imported mask: {row}": partial(with_imported_mask, *case) for row, case in IMPORTED_MASKS.items()}
+
+
+def with_imported_frames(names, subject, data):
+    for name in ("scans/3_1.png", "labels/3_1.png", *names):
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        saved(BLOB, name[-4:])(data / name)
+    folder.import_frames(data / "scans", data / "labels", data / "out", subject)
+
+
+IMPORTED_NAMES = {  # of a frame and its mask; what they are
+    "two masks": (["labels/3_1_mask.png"], ""),
+    "one name with two endings": (["scans/3_1.bmp"], ""),
+    "a folder without a number": (["scans/anna/img1.png", "labels/anna/img1.png"], ""),
+    "a folder with three numbers": (["scans/1.2.840/a.png", "labels/1.2.840/a.png"], ""),
+    "one number": (["scans/img1.png", "labels/img1.png"], ""),
+    "ten digits": (["scans/1234567890_1.png", "labels/1234567890_1.png"], ""),
+    "a pattern that fits no name": ([], r"patient(\d+)"),
+    "a pattern that is none": ([], "("),
+}
+CASES |= {f"imported frame: {row}": partial(with_imported_frames, *case) for row, case in IMPORTED_NAMES.items()}
+
+
 def with_table(text, data):
     (data / "masks.csv").write_bytes(text)
     assert io.read_masks_csv(data / "masks.csv").to_dict("list") == {"img": [1, 2], "pixels": ["", "5 3"]}
@@ -166,13 +230,15 @@ CASES |= {
 def with_run(file, pattern, new, read, data):
     """Spoil a file of a run in which notebook 1 has run, or of its data or cache, and call `read`."""
     notebook, names = notebook_folder("tiny", NOTEBOOKS[0]), {"data_dir": str(data), "cache": str(data / "cache")}
-    table = open_cache(data, data / "cache").index.assign(split="train", fold=0)
+    cache = open_cache(data, data / "cache")
+    table = cache.index.assign(split="train", fold=0)
     table.loc[table["set"] == "test", ["split", "fold"]] = "test", -1
     write_csv(notebook / "frames.csv", table)
-    write_json(notebook / "dataset.json", {**names, "digest": "", "dataset": "data", "difficulty": ""})
+    write_json(notebook / "dataset.json", {**names, "digest": cache.digest, "dataset": "data", "difficulty": ""})
     inference = notebook_folder("tiny", NOTEBOOKS[3])
     write_csv(inference / "test.csv", table[table["set"] == "test"].assign(pixels="", keep=False))
-    write_json(inference / "gate.json", {"threshold": 0.5, "min_area": 0, "cleanup": "none", "basis": {"tiny": {}}})
+    gate = {"threshold": 0.5, "min_area": 0, "cleanup": "none", "system": {}, "basis": {"tiny": {}}}
+    write_json(inference / "gate.json", gate)
     places = {"frames.csv": notebook, "dataset.json": notebook, "gate.json": inference}
     edit(places.get(file, data) / file, pattern, new)
     read()
@@ -186,7 +252,7 @@ CASES |= {
     "split: a patient on both sides": partial(with_run, "frames.csv", "train,0\n", "heldout,0\n", load),
     "older release: frame cache": partial(with_run, "cache/manifest.json", '"format": 2', '"format": 1', load),
     "older release: description of the data": partial(with_run, "dataset.json", '"dataset"', '"name"', describe),
-    "older release: gate": partial(with_run, "gate.json", "basis", "of", check_masks),
+    "older release: gate": partial(with_run, "gate.json", "system", "of", check_masks),
 }
 
 
@@ -219,6 +285,10 @@ CASES |= {
     "parameter: name of an older release": lambda data: run.resolve_parameters("demo", {"segmenter_epochs": "3"}),
     "parameter: wrong type": lambda data: run.resolve_parameters("demo", {"seed": "many"}),
     "parameter: out of range": lambda data: TrainingConfig(epochs=0, batch_size=1, lr=0.1),
+    "parameter: several out of range": lambda data: run.resolve_parameters("demo", {"seed": 2**33, "bias.height": "1"}),
+    "parameter: strategy that does not exist": lambda data: TrainingConfig(1, 1, 0.1, strategy="dpp"),
+    "parameter: a classifier for the segmenter": lambda data: supported("resnet18", SEGMENTERS),
+    "parameter: of a notebook that does not run": lambda data: run.run("demo", {"segmenter.epochs": 50}, "04", False),
     "parameter: fold that does not exist": lambda data: split_fold(TWO_FOLDS, fold=9),
     "parameter: run name with a path in it": lambda data: run_folder("../out"),
     "parameter: profile that is no YAML": make_profile,

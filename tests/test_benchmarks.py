@@ -41,5 +41,3 @@ def test_naive_segmentation_of_a_folder(phantom, tmp_path):
     for name, (_, text) in results.items():
         png = cv2.imread(str(tmp_path / f"{name}.png"), cv2.IMREAD_UNCHANGED)
         np.testing.assert_array_equal(rle.decode(text) * 255, png)
-    closed = naive.segment_folder(files, *networks, tmp_path / "closed", size=(32, 48), threshold=1.0)
-    assert {text for _, text in closed.values()} == {""}

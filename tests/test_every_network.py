@@ -132,9 +132,8 @@ def test_coarse_to_fine_goes_through_the_notebooks_and_predict(folder):
     assert main(["predict", str(data / "test"), str(out), "--run", TINY["run"], "--precision", "fp32"]) == 0
     predicted, expected = (pd.read_csv(path) for path in (out / "predictions.csv", folder / NOTEBOOKS[3] / "test.csv"))
     predicted = predicted.assign(image=predicted["frame"].str.removesuffix(".tif").astype(int)).sort_values("image")
-    assert predicted["probability"].to_numpy() == pytest.approx(
-        expected.sort_values("image")["probability"].to_numpy(), abs=1e-5
-    )
+    expected = expected.sort_values("image")["probability"].to_numpy()
+    assert predicted["probability"].to_numpy() == pytest.approx(expected, abs=1e-5)
 
 
 def test_coarse_to_fine_with_an_efficient_unet(folder):

@@ -6,10 +6,10 @@ from functools import partial
 import pandas as pd
 import pytest
 
+from benchmarks.interruption import ONLY, PARAMETERS, RUN, assert_same, complete, interrupt
 from nerveceg_lib.runtime.folders import NOTEBOOKS
 from nerveceg_tools.run import NOTEBOOK_FOLDER, flatten
 from tests.cells import run_cells
-from tests.interruption import ONLY, PARAMETERS, RUN, assert_same, complete, interrupt
 
 pytestmark = pytest.mark.slow
 MOMENTS = (  # a file that exists, or words that are printed, from the moment on: no moment can be missed

@@ -102,7 +102,7 @@ def test_gradient_is_that_of_the_value(name):
 
 
 def test_shapes_are_checked_and_names_answered_with_the_list():
-    with pytest.raises(ValueError, match="differ in shape"):
+    with pytest.raises(InputError, match="model: expected a network whose output has the shape of its target"):
         losses.bce(HALF, TOP.squeeze(1))
     with pytest.raises(InputError, match="bce_dice.*found 'hinge'"):
         losses.segmentation_loss("hinge")

@@ -69,6 +69,6 @@ def test_floors_and_totals():
     entries = {path.name for path in (REPOSITORY / "nerveceg_lib").iterdir()} - {"__pycache__"}
     assert len(entries) <= 12 and "torchvision" not in PINS, entries
     assert sum(map(code_lines, library)) <= 2800
-    importers = [path for path in tools if "importers" in path.parts]  # 304 lines of 1,800; they may grow
-    assert sum(map(code_lines, tools)) - sum(map(code_lines, importers)) <= 1800 - 304
+    importers = [path for path in tools if "importers" in path.parts]  # they may grow
+    assert sum(map(code_lines, tools)) - sum(map(code_lines, importers)) <= 1550
     assert sum(len(path.read_text().splitlines()) for path in (REPOSITORY / "tests").rglob("*.py")) <= 5000

@@ -11,12 +11,13 @@ import torch
 
 from nerveceg_lib import rle
 from nerveceg_lib.models import build_model
-from nerveceg_lib.models.checkpoints import save_checkpoint
-from nerveceg_lib.runtime.folders import NOTEBOOKS, notebook_folder
+from nerveceg_lib.models.checkpoints import load_checkpoint, save_checkpoint
+from nerveceg_lib.runtime.folders import NOTEBOOKS, notebook_folder, run_folder
 from nerveceg_lib.runtime.io import write_json
 from nerveceg_tools.cli import main
 
-NOTHING_BEFORE = {"cleanup": "none", "basis": {}}  # this gate rests on no data, and fits any
+SYSTEM = {"runs": ["toy"], "gate_from": "classifier", "flip": False}
+NOTHING_BEFORE = {"cleanup": "none", "system": SYSTEM, "basis": {}}  # this gate rests on no data, and fits any
 
 
 @pytest.fixture
@@ -79,6 +80,25 @@ def test_a_score_optimal_gate_decides_too(folder, tmp_path):
         table = pd.read_csv(out / "predictions.csv", keep_default_na=False)
         assert (table["mask_area"] > 0).sum() == (table["pixels"] != "").sum() == expected
         assert len(list((out / "masks").iterdir())) == expected
+
+
+def test_networks_are_used_as_the_gate_was_fitted(folder, tmp_path):
+    """A gate of an ensemble gets the ensemble's probabilities, and one of mirrored frames those."""
+    gate_json = notebook_folder("toy", NOTEBOOKS[3]) / "gate.json"
+    shutil.copytree(run_folder("toy"), run_folder("other"))
+    network, metadata = load_checkpoint(run_folder("other") / NOTEBOOKS[1] / "classifier.pt")
+    torch.nn.init.normal_(network.head[-1].weight, std=2.0)
+    save_checkpoint(run_folder("other") / NOTEBOOKS[1] / "classifier.pt", network, metadata)
+    means = {}
+    for runs, flip in ((["toy"], False), (["other"], False), (["toy", "other"], False), (["toy"], True)):
+        system = SYSTEM | {"runs": runs, "flip": flip}
+        write_json(gate_json, {"threshold": 0.0, "min_area": 1} | NOTHING_BEFORE | {"system": system})
+        out = tmp_path / f"{len(means)}"
+        assert predict(folder, out) == 0
+        means[*runs, flip] = pd.read_csv(out / "predictions.csv")["probability"]
+    single = (means["toy", False] + means["other", False]) / 2
+    np.testing.assert_allclose(means["toy", "other", False], single, rtol=1e-4)
+    assert (means["toy", True] != means["toy", False]).any()
 
 
 def test_workers_make_the_same_file_and_finished_shards_stay(folder, tmp_path, monkeypatch):

@@ -28,7 +28,7 @@ def prepare(phantom):
     table = splits.split_patients(frames.index, 0.34, 2, seed=0)
     write_csv(notebook_folder("toy", NOTEBOOKS[0]) / "frames.csv", table)
     dataset = {"data_dir": str(phantom), "cache": str(frames.folder), "dataset": "phantom", "difficulty": "easy"}
-    write_json(notebook_folder("toy", NOTEBOOKS[0]) / "dataset.json", dataset | {"digest": "of no importance"})
+    write_json(notebook_folder("toy", NOTEBOOKS[0]) / "dataset.json", dataset | {"digest": frames.digest})
     shutil.copy(NOTEBOOK_FOLDER / f"{NOTEBOOKS[0]}.ipynb", run_folder("toy"))
     return frames, table
 
@@ -48,6 +48,8 @@ def site(root, phantom):
     heldout["mask_dice"] = np.where(heldout["has_nerve"] == 1, 0.5, 0.0)
     heldout["score"] = np.where(heldout["keep"], heldout["mask_dice"], 1.0 - heldout["has_nerve"])
     write_csv(notebook_folder("toy", NOTEBOOKS[3]) / "heldout.csv", heldout)
+    gate = {"threshold": 0.5, "min_area": 0, "cleanup": "none", "system": {}, "basis": {"toy": prepared.basis("toy")}}
+    write_json(notebook_folder("toy", NOTEBOOKS[3]) / "gate.json", gate)
     assert main(["report", "toy"]) == 0
     return run_folder("toy") / "report", heldout
 

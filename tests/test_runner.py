@@ -12,8 +12,7 @@ import pytest
 import yaml
 
 from nerveceg_lib.runtime.errors import InputError
-from nerveceg_lib.runtime.folders import NOTEBOOKS, STUDIES, find_competition_data, notebook_folder
-from nerveceg_lib.runtime.io import write_json
+from nerveceg_lib.runtime.folders import NOTEBOOKS, STUDIES, find_competition_data
 from nerveceg_lib.runtime.parameters import check_parameters
 from nerveceg_tools import run
 from nerveceg_tools.cli import main
@@ -23,6 +22,7 @@ PARAMETERS = """\
 run: str = "demo"
 data_dir: str = "auto"
 resume: bool = False
+devices: int = 1
 limit: int = 3
 share: float = 0.5
 flip: bool = False
@@ -33,6 +33,7 @@ from nerveceg_lib.runtime.io import write_json
 folder = notebook_folder(run, {notebook!r})
 log = folder / "log.txt"
 log.write_text((log.read_text() if log.exists() else "") + f"{{limit}};")
+write_json(folder / "dataset.json", {{"dataset": "drawn here", "digest": "of the data"}})
 write_json(folder / "metrics.json", {{"limit": limit, "resume": resume}})
 """
 
@@ -73,7 +74,7 @@ def test_studies_run_only_when_asked_and_depend_on_notebook_1_alone(notebooks, r
     run.run("demo", {}, "08", resume=True)
     assert log(root, STUDIES[1]) == "3;", "it does not read notebook 2"
     spoil(notebooks, NOTEBOOKS[0], "1 + 1")
-    run.run("demo", {}, "08", resume=True)
+    run.run("demo", {}, "01,08", resume=True)
     assert log(root, STUDIES[1]) == "3;3;"
 
 
@@ -94,6 +95,7 @@ def test_resume_skips_what_is_done_and_repeats_what_changed(notebooks, root, cap
 def test_fit_runs_the_cells_up_to_the_training_in_this_process(notebooks, root, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     spoil(notebooks, NOTEBOOKS[2], "raise ValueError('behind the training')")
+    assert main(["run", "--only", "01", "-p", "run", "mine", "-q"]) == 0
     assert main(["fit", "segmenter", "-p", "segmenter.limit", "5", "-p", "run", "mine", "--resume"]) == 0
     assert log(root, NOTEBOOKS[2], "mine") == "5;" and log(root, NOTEBOOKS[1], "mine") == ""
     assert json.loads((root / "mine" / NOTEBOOKS[2] / "metrics.json").read_text())["resume"]
@@ -131,8 +133,7 @@ def test_two_runs_into_one_folder_are_refused_by_a_lock_that_no_crash_leaves_beh
 
 def test_a_run_keeps_what_it_takes_to_repeat_it(notebooks, root, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["nerveceg", "run", "-p", "data.limit", "7"])
-    write_json(notebook_folder("demo", NOTEBOOKS[0]) / "dataset.json", {"digest": "of the data"})
-    run.run("demo", {"data.limit": "7"}, "02", resume=False)
+    run.run("demo", {"data.limit": "7"}, "01", resume=False)
     (path,) = (root / "demo" / "records").iterdir()
     record = json.loads(path.read_text())
     assert record["command"] == "python -m nerveceg_tools run -p data.limit 7" and record["data"] == "of the data"
@@ -167,14 +168,12 @@ def test_a_failure_is_named_and_stops_the_run(notebooks, root, capsys, code, exi
     ("overrides", "message"),
     [
         ({"limit": "3"}, "limit: no notebook has this parameter; did you mean data.limit or "),
-        ({"segmenter_limit": "3"}, r"segmenter_limit: .*; did you mean segmenter.limit\?$"),
         ({"segmenter.run": "3"}, r"segmenter.run: .*; did you mean run\?$"),
         ({"resume": "true"}, "resume: no notebook has this parameter; expected a name such as"),
         ({"data.limit": "many"}, "data.limit: expected a whole number, found 'many'"),
-        ({"data.limit": True}, "data.limit: expected a whole number, found True"),
         ({"data.share": "nan"}, "data.share: expected a number, found 'nan'"),
         ({"data.flip": "yes"}, "data.flip: expected true or false, found 'yes'"),
-        ({"run": "../x"}, "run: expected a plain folder name"),
+        ({"devices": 0}, "devices: expected 1 or more, found 0"),
         ({"datta.limit": 1, "data.share": "x"}, r"datta.limit: .*did you mean data.limit or .*\ndata.share: expected"),
     ],
 )
@@ -201,9 +200,8 @@ def test_profiles_are_nested_and_overrides_replace_them(notebooks, tmp_path):
     assert values["segmenter.flip"] is False and values["data_dir"] == os.path.expanduser("~/x")
     assert run.notebook_values(NOTEBOOKS[2], values)["share"] == 2.0
     assert run.resolve_parameters("demo", {})["data.limit"] == 3
-    (tmp_path / "params" / "mine.yaml").write_text("data.limit: 7")
-    with pytest.raises(InputError, match=r"data.limit: expected nested names in a file, such as `data: {limit: ...}`"):
-        run.resolve_parameters("mine", {})
+    (tmp_path / "params" / "mine.yaml").write_text("data.limit: 7")  # as on the command line
+    assert run.resolve_parameters("mine", {})["data.limit"] == 7
 
 
 def test_unknown_profile_notebook_and_data_folder_are_refused(notebooks, tmp_path):

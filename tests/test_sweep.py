@@ -73,13 +73,11 @@ def test_a_grid_has_the_product_of_its_lists_and_distinct_names(tmp_path, seeds,
         ({"grid": {"seed": 1}}, "grid: Parameter grid for parameter 'seed' needs to be a list"),
         ({"grid": {"segmenter": {"lr": [1, 1.0]}}}, "grid: expected lists of different values, found {'segmenter.lr'"),
         ({"grid": {"sead": [1]}}, r"grid: sead: no notebook has this parameter; did you mean seed\?"),
-        ({"grid": {"segmenter.loss": ["bce"]}}, "segmenter.loss: expected nested names in a file, such as `segm"),
         ({"grid": {"segmenter": {"loss": [["dice"]]}}}, r"grid: segmenter.loss: expected text, found \['dice'\]"),
         ({"grid": {"seed": [0]}, "fixed": {"seed": 3}}, "seed: expected in fixed or in grid, found in both"),
         ({"grid": {"run": ["a"]}}, "run: expected to be set by the sweep, found in fixed or grid"),
         ({"fixed": [1]}, r"expected name and grid, and perhaps .*; found \[\('fixed', \[1\]\)\]"),
         ({"only": "01,77"}, "--only: expected one of .*, found '77'"),
-        ({"name": "../up"}, "run: expected a plain folder name, found '../up'"),
     ],
 )
 def test_bad_grids_are_refused_before_anything_runs(content, message, tmp_path, root):
@@ -164,13 +162,13 @@ def start(path, root, **options):
 
 @pytest.mark.slow
 def test_two_workers_run_a_grid_report_a_failure_and_skip_what_is_done(tmp_path):
-    shares = [0.25, 0.3, 7.5]
+    shares = [0.25, 0.3, 0.01]
     path = grid_file(tmp_path, profile=PROFILE, only="01", grid={"data": {"heldout_share": shares}})
     root = tmp_path / "runs"
     process = start(path, root)
     out, err = process.communicate()
     assert process.returncode == 1, out + err
-    assert "3/3  try-data.heldout_share=" in out and out.count("heldout_share: expected a number above 0") == 1
+    assert "3/3  try-data.heldout_share=" in out and out.count("heldout_share: expected 2 or more groups") == 1
     assert "Traceback" not in err, err
     table = pd.read_csv(root / "try" / "results.csv")
     assert table["status"].tolist() == ["done", "done", "failed"]

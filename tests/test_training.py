@@ -121,7 +121,7 @@ def test_an_unfinished_training_of_another_recipe_starts_over(positive, tmp_path
         train(small_unet(), positive(4), tmp_path, lr=0.02, augment=Counting(2))
     assert load_checkpoint(tmp_path / "network.pt")[1]["training"]["config"]["lr"] == 0.01, "it stays until replaced"
     curves = train(small_unet(), positive(4), tmp_path, lr=0.03, resume=True)
-    assert "of a training with other parameters: starting from the beginning" in capsys.readouterr().out
+    assert "of another training: starting from the beginning" in capsys.readouterr().out
     assert curves["epoch"].tolist() == [1, 2, 3]
 
 
@@ -273,14 +273,8 @@ def test_accumulated_batches_and_two_processes_train_like_one_large_batch(frames
         np.testing.assert_allclose(one["val_loss"], other["val_loss"], rtol=0.1)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        *(("lr", value) for value in (math.nan, 0.0, math.inf)),
-        *((name, 0) for name in ("epochs", "batch_size", "accumulate_grad_batches", "devices", "num_nodes")),
-        *(("patience", -1), ("ema_decay", 1.0), ("schedule", "cosine"), ("precision", "fp16")),
-    ],
-)
-def test_configurations_out_of_range_are_refused(name, value):
-    with pytest.raises(InputError, match=f"{name}: expected .*, found {value!r}$"):
-        TrainingConfig(**{"epochs": 1, "batch_size": 1, "lr": 0.1} | {name: value})
+def test_configurations_out_of_range_are_refused():
+    wrong = {"lr": math.nan, "batch_size": 0, "patience": -1, "ema_decay": 1.0, "schedule": "cosine"}
+    for name, value in wrong.items():
+        with pytest.raises(InputError, match=f"{name}: expected .*, found {value!r}$"):
+            TrainingConfig(**{"epochs": 1, "batch_size": 1, "lr": 0.1} | {name: value})

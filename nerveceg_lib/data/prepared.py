@@ -24,10 +24,13 @@ def cache_dir(data_dir: Path) -> Path:
 def load_frames(run: str) -> FrameCache:
     """Load the frames that notebook 1 prepared for `run`; their index has the columns `split` and `fold`.
 
-    Raises InputError if notebook 1 has not run, if an older release ran it, or if a patient is on two sides.
+    Raises InputError if notebook 1 has not run to its end, if an older release ran it, if another run has read changed
+    frames since, or if a patient is on two sides.
     """
-    table = require(run, NOTEBOOKS[0], "frames.csv")
-    cache = load_cache(locate(_dataset(run)["cache"]))
+    table, dataset = require(run, NOTEBOOKS[0], "frames.csv"), _dataset(run)
+    cache = load_cache(locate(dataset["cache"]))
+    if cache.digest != dataset["digest"]:
+        raise InputError(f"{show(table)}: the frames have changed since; run {NOTEBOOKS[0]} again")
     index = pd.read_csv(table)
     check_split(index, show(table))
     return replace(cache, index=index)

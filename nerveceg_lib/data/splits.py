@@ -66,7 +66,7 @@ def split_fold(index: pd.DataFrame, fold: int) -> tuple[pd.DataFrame, pd.DataFra
             usable = sorted(set(train_split.loc[train_split["has_nerve"] == 1, "fold"].tolist()))
             raise InputError(
                 f"fold: expected one that leaves frames with a nerve to {purpose} on, found {fold}: {len(rows)} "
-                f"frames, none with a nerve; folds with some: {usable}"
+                f"frames, none with a nerve; folds with some: {usable}; if one fold has them all, lower folds"
             )
     return sets
 
@@ -78,7 +78,7 @@ def _group_folds(index: pd.DataFrame, folds: int, seed: int, parameter: str) -> 
     if folds < 2 or patients < folds:
         raise InputError(
             f"{parameter}: expected 2 or more groups and at least one patient for each, since no patient is divided; "
-            f"found {folds} groups and {patients} patients"
+            f"found {folds} groups and {patients} patients; lower folds or raise heldout_share (three patients will do)"
         )
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     fold = np.full(len(index), -1)

@@ -149,21 +149,24 @@ GATES: dict[str, Callable[[pd.DataFrame], AnyGate]] = {
 }
 
 
-def load_gate(run: str) -> tuple[AnyGate, str]:
-    """Return the gate that notebook 4 stored for `run`, and the name of the clean-up before it (see CLEANUPS).
+def load_gate(run: str) -> tuple[AnyGate, str, dict]:
+    """Return the gate that notebook 4 stored for `run`, and what it was fitted to.
+
+    That is the name of the clean-up before it (see CLEANUPS), and the arguments of `load_system`: runs and how to use
+    their networks.
 
     Raises InputError if the frames, the split or the networks have changed since: whatever notebook 4 wrote is of
     something else then.
     """
     path = require(run, NOTEBOOKS[3], "gate.json")
     content = read_json(path)
-    before = content.pop("basis", {run: {}})
+    before = content.pop("basis") if "system" in content else {run: {}}  # an older release wrote less
     now = {other: basis(other) for other in before}
     changed = [name for other in now for name, value in now[other].items() if before[other].get(name) != value]
     if changed:
         raise InputError(f"{show(path)}: made before {', '.join(changed)} changed; run {NOTEBOOKS[3]} again")
-    cleanup = content.pop("cleanup")
-    return (ScoreOptimalGate if "evidence" in content else HardGate)(**content), cleanup
+    cleanup, system = content.pop("cleanup"), content.pop("system")
+    return (ScoreOptimalGate if "evidence" in content else HardGate)(**content), cleanup, system
 
 
 def _features(predictions: pd.DataFrame, evidence: str) -> np.ndarray:

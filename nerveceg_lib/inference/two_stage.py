@@ -235,8 +235,8 @@ def _mask_record(row: int, mask: np.ndarray | None, truth) -> dict:
 def load_system(
     runs: Sequence[str],
     gate_from: str = "classifier",
-    precision: str = "fp32",
     flip: bool = False,
+    precision: str = "fp32",
     frames: FrameCache | None = None,
 ) -> tuple[System, dict]:
     """Load the trained networks of one run, or of several to average, and join both stages.
@@ -245,7 +245,7 @@ def load_system(
         runs: names of runs; the networks of several are averaged.
         gate_from: "classifier" takes P(nerve) from the classifiers of notebook 2, "segmenter" from the presence heads
             of EfficientU-Nets that notebook 3 trained with `presence_head`.
-        precision, flip: see `Ensemble`.
+        flip, precision: see `Ensemble`.
         frames: the frames that the networks are to be applied to; see `load_checkpoint`.
 
     Returns the system, and the metadata of the first run's network that gives P(nerve). Raises InputError for missing

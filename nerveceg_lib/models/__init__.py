@@ -3,7 +3,7 @@
 import difflib
 import inspect
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import yaml
 from torch import nn
@@ -22,6 +22,7 @@ SEGMENTERS: dict[str, Callable[..., nn.Module]] = {
     "r2attention-unet": unet.r2attention_unet,
     **EFFICIENT_UNETS,
 }
+NETWORKS = CLASSIFIERS | SEGMENTERS
 
 
 def build_model(name: str, **options) -> nn.Module:
@@ -41,18 +42,19 @@ def build_model(name: str, **options) -> nn.Module:
     return _builder(name)(**options)
 
 
-def options_of(name: str) -> set[str]:
-    """Return the names of the options that network `name` takes. Raises InputError for an unknown name."""
-    return set(inspect.signature(_builder(name)).parameters)
+def options_of(name: str, networks: Mapping[str, Callable] = NETWORKS) -> set[str]:
+    """Return the names of the options that network `name` takes. Raises InputError for a name not in `networks`."""
+    return set(inspect.signature(_builder(name, networks)).parameters)
 
 
-def supported(name: str, **options) -> dict:
+def supported(name: str, networks: Mapping[str, Callable] = NETWORKS, **options) -> dict:
     """Return those of `options` that network `name` takes.
 
-    Sizes such as `base_channels` are left out for networks whose widths are fixed. An option that is switched on (True)
-    and that the network does not have raises InputError.
+    `networks` is CLASSIFIERS where a classifier is needed, and SEGMENTERS where a segmenter is. Sizes such as
+    `base_channels` are left out for networks whose widths are fixed. An option that is switched on (True) and that the
+    network does not have raises InputError.
     """
-    allowed = options_of(name)
+    allowed = options_of(name, networks)
     if missing := [option for option, value in options.items() if value is True and option not in allowed]:
         raise InputError(f"{missing[0]}: {name} does not have it, expected some of {sorted(allowed)}")
     return {option: value for option, value in options.items() if option in allowed}
@@ -70,8 +72,7 @@ def parse_options(text: str) -> dict:
     return options
 
 
-def _builder(name: str) -> Callable[..., nn.Module]:
-    networks = CLASSIFIERS | SEGMENTERS
+def _builder(name: str, networks: Mapping[str, Callable] = NETWORKS) -> Callable[..., nn.Module]:
     if name in networks:
         return networks[name]
     if ":" in name:

@@ -23,6 +23,7 @@ def save_checkpoint(path: Path, network: nn.Module, metadata: dict) -> None:
     `metadata` fits into JSON and holds at least `model` and `options`, the arguments of `build_model`, and `size`
     (height and width of the input).
     """
+    path.with_suffix(".json").unlink(missing_ok=True)  # an interruption must not leave it beside other weights
     write_tensors(path, network.state_dict())
     write_json(path.with_suffix(".json"), {"format": FORMAT, **metadata})
 

@@ -36,9 +36,9 @@ def artefact_root() -> Path:
 
 
 def run_folder(run: str) -> Path:
-    """Return the folder of a run. Raises InputError for a name that is a path or reserved."""
-    if not run or Path(run).name != run or run in {".", "..", "cache"}:
-        raise InputError(f"run: expected a plain folder name, found {run!r}")
+    """Return the folder of a run. Raises InputError for a name that is a path, reserved or too long."""
+    if not run or Path(run).name != run or run in {".", "..", "cache"} or len(run.encode()) > 200:
+        raise InputError(f"run: expected a plain folder name of at most 200 bytes, found {run!r}")
     return artefact_root() / run
 
 

@@ -21,7 +21,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     Raises StorageError if the disk is full or the folder may not be written.
     """
     path = Path(path)
-    temporary = path.with_name(f"{UNFINISHED}{os.getpid()}-{path.name}")
+    temporary = path.with_name(f"{UNFINISHED}{os.getpid()}-{path.name[-50:]}")  # a name may have 255 bytes
     try:
         with storing(path, part=temporary):
             write(temporary)

@@ -1,4 +1,4 @@
-"""Types of a notebook's parameters, whoever passes them: Jupyter, papermill, a profile or the command line."""
+"""Types and ranges of a notebook's parameters, whoever passes them: Jupyter, papermill, a profile, the command line."""
 
 import math
 from collections.abc import Mapping
@@ -6,6 +6,20 @@ from collections.abc import Mapping
 from nerveceg_lib.runtime.errors import InputError
 
 TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+SMALLEST, LARGEST = 1e-9, 1e9
+RANGES = {  # least and greatest value of a number, by its name in the notebooks
+    **dict.fromkeys(["patience", "fold", "heldout_part", "phantom_test_frames"], (0, LARGEST)),
+    **dict.fromkeys(["epochs", "batch_size", "accumulate_grad_batches", "devices", "num_nodes"], (1, LARGEST)),
+    **dict.fromkeys(["base_channels", "num_frames", "num_steps", "phantom_patients", "phantom_frames"], (1, LARGEST)),
+    **dict.fromkeys(["height", "width", "crop_size"], (32, 4096)),  # EfficientNet halves its input five times
+    **dict.fromkeys(["lr", "budget_slack"], (SMALLEST, LARGEST)),
+    "seed": (0, 2**32 - 1),  # NumPy's
+    "folds": (2, LARGEST),
+    "heldout_share": (SMALLEST, 0.5 - SMALLEST),
+    "similarity": (0, 1),
+    "ema_decay": (0, 1 - SMALLEST),
+    "coverage_weight": (0, LARGEST),
+}
 
 
 def check_parameters(names: dict[str, object]) -> None:
@@ -21,7 +35,7 @@ def check_parameters(names: dict[str, object]) -> None:
 def typed(values: Mapping[str, object], defaults: Mapping[str, object]) -> dict[str, object]:
     """Return `values` in the types of their `defaults`; text that spells a number or true or false counts as it.
 
-    Raises one InputError with a line for each value of another type.
+    Raises one InputError with a line for each value of another type or outside its range.
     """
     converted, mistakes = {}, []
     for name, value in values.items():
@@ -29,9 +43,20 @@ def typed(values: Mapping[str, object], defaults: Mapping[str, object]) -> dict[
             converted[name] = _convert(value, type(defaults[name]))
         except (ValueError, OverflowError):
             mistakes.append(f"{name}: expected {TYPES[type(defaults[name])]}, found {value!r}")
-    if mistakes:
+    if mistakes := mistakes + out_of_range(converted):
         raise InputError("\n".join(mistakes))
     return converted
+
+
+def out_of_range(values: Mapping[str, object]) -> list[str]:
+    """Return a line for each number of `values` that is not in the range of its name in RANGES."""
+    mistakes = []
+    for name, value in values.items():
+        low, high = RANGES.get(name.rpartition(".")[2], (-LARGEST, LARGEST))
+        if isinstance(value, int | float) and not low <= value <= high:
+            expected = f"{low:,} or more" if high == LARGEST else f"a number from {low:,} to {high:,}"
+            mistakes.append(f"{name}: expected {expected}, found {value}")
+    return mistakes
 
 
 def _convert(value: object, wanted: type) -> object:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import signal
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -11,20 +12,15 @@ import pandas as pd
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from nerveceg_lib.data.datasets import Batch, LabelledSet
 from nerveceg_lib.models.checkpoints import load_weights, save_checkpoint, weights_digest
 from nerveceg_lib.runtime.device import channels_last, resolve_precision
+from nerveceg_lib.runtime.errors import InputError
 from nerveceg_lib.runtime.io import matches, read_json, storing, write_csv, write_json
-from nerveceg_lib.training.callbacks import (
-    EpochLog,
-    ReproducibleSteps,
-    StopAtNonFinite,
-    WholeCheckpoints,
-    quiet_lightning,
-    say,
-)
+from nerveceg_lib.training import callbacks
 from nerveceg_lib.training.module import TrainingConfig, TrainingModule
 from nerveceg_lib.training.objectives import Objective
 
@@ -60,27 +56,33 @@ def fit(
     folder, last = checkpoint.parent, checkpoint.parent / "last.ckpt"
     recipe = _recipe(network, objective, train_set, validation_set, config, metadata)
     if resume and _is_finished(checkpoint, recipe):
-        say(f"{checkpoint.name} is finished and of the same training: its weights are read")
+        callbacks.say(f"{checkpoint.name} is finished and of the same training: its weights are read")
         load_weights(network, checkpoint)
         network.eval()
         return pd.read_csv(folder / "curves.csv")
     continues = resume and last.exists() and matches(folder / "training.json", recipe)
     if not continues:
         if resume and last.exists():
-            say("the checkpoint in this folder is of a training with other parameters: starting from the beginning")
+            callbacks.say("the checkpoint in this folder is of another training: starting from the beginning")
         _start_over(checkpoint, recipe)
 
-    quiet_lightning()
+    callbacks.quiet_lightning()
     channels_last(network)
     module = TrainingModule(network, objective, train_set, validation_set, config, augment)
-    log = EpochLog(objective.metric_name)
+    log = callbacks.EpochLog(objective.metric_name)
     # Lightning stores averaged weights in whole checkpoints only
     best = ModelCheckpoint(
         folder, "best", "val_metric", mode="max", save_weights_only=not config.ema_decay, enable_version_counter=False
     )
-    trainer = _trainer(config, [log, best, ModelCheckpoint(folder, "last", enable_version_counter=False)])
-    with storing(last):
-        trainer.fit(module, ckpt_path=last if continues else None, weights_only=True)
+    try:
+        trainer = _trainer(config, [log, best, ModelCheckpoint(folder, "last", enable_version_counter=False)])
+        with storing(last):
+            trainer.fit(module, ckpt_path=last if continues else None, weights_only=True)
+    except MisconfigurationException as error:  # more devices than there are, or a notebook's kernel, which has one
+        raise InputError(f"devices: expected what Lightning can use here, found {config.devices}: {error}") from error
+    except SystemExit as error:  # Lightning's answer to Ctrl-C, after which it ignores further ones
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise KeyboardInterrupt from error
     module.load_state_dict(torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"])
     network.eval()
     trainer.strategy.barrier()  # the first process may remove the checkpoint once all have read it
@@ -90,12 +92,12 @@ def fit(
     return curves
 
 
-def _trainer(config: TrainingConfig, callbacks: list[Callback]) -> L.Trainer:
-    callbacks = [ReproducibleSteps(config.seed), StopAtNonFinite(), *callbacks]
+def _trainer(config: TrainingConfig, observers: list[Callback]) -> L.Trainer:
+    observers = [callbacks.ReproducibleSteps(config.seed), callbacks.StopAtNonFinite(), *observers]
     if config.patience:
-        callbacks.append(EarlyStopping("val_metric", mode="max", patience=config.patience))
+        observers.append(EarlyStopping("val_metric", mode="max", patience=config.patience))
     if config.ema_decay:
-        callbacks.append(EMAWeightAveraging(decay=config.ema_decay))
+        observers.append(EMAWeightAveraging(decay=config.ema_decay))
     several = config.devices * config.num_nodes > 1
     return L.Trainer(
         max_epochs=config.epochs,
@@ -105,8 +107,8 @@ def _trainer(config: TrainingConfig, callbacks: list[Callback]) -> L.Trainer:
         strategy="ddp" if several and config.strategy == "auto" else config.strategy,
         precision="bf16-mixed" if resolve_precision(config.precision) == "bf16" else "32-true",
         use_distributed_sampler=False,
-        plugins=[WholeCheckpoints()],
-        callbacks=callbacks,
+        plugins=[callbacks.WholeCheckpoints()],
+        callbacks=observers,
         logger=False,
         deterministic="warn",
         enable_progress_bar=False,

@@ -11,10 +11,12 @@ from torch.utils.data import DataLoader
 
 from nerveceg_lib.data.datasets import Batch, LabelledSet, eval_loader, train_loader
 from nerveceg_lib.runtime.device import PRECISIONS
-from nerveceg_lib.runtime.errors import InputError, at_least, one_of
+from nerveceg_lib.runtime.errors import InputError, one_of
+from nerveceg_lib.runtime.parameters import out_of_range
 from nerveceg_lib.training.objectives import Objective
 
 SCHEDULES = ("one_cycle", "constant")
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class TrainingConfig:
         precision: "fp32", "bf16" or "auto".
         devices: GPUs, or processes on the CPU, on each machine.
         num_nodes: machines.
-        strategy: Lightning's strategy; "auto" is DDP for more than one device.
+        strategy: one of STRATEGIES; "auto" is "ddp" for more than one device.
 
     Raises InputError for values out of range.
     """
@@ -54,13 +56,9 @@ class TrainingConfig:
     def __post_init__(self):
         one_of("schedule", self.schedule, SCHEDULES)
         one_of("precision", self.precision, PRECISIONS)
-        at_least(0, patience=self.patience)
-        counts = ("epochs", "batch_size", "accumulate_grad_batches", "devices", "num_nodes")
-        at_least(1, **{name: getattr(self, name) for name in counts})
-        if not 0 < self.lr < float("inf"):
-            raise InputError(f"lr: expected a number above 0, found {self.lr}")
-        if not 0 <= self.ema_decay < 1:
-            raise InputError(f"ema_decay: expected 0 or more and below 1, found {self.ema_decay}")
+        one_of("strategy", self.strategy, STRATEGIES)
+        if mistakes := out_of_range(vars(self)):
+            raise InputError("\n".join(mistakes))
 
 
 class TrainingModule(L.LightningModule):
@@ -127,7 +125,8 @@ def lr_schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig, steps:
     """Return the learning rate schedule of `config` over `steps` optimiser steps."""
     if config.schedule == "constant":
         return ConstantLR(optimizer, factor=1.0)
-    return OneCycleLR(optimizer, config.lr, total_steps=steps, pct_start=0.2)
+    # OneCycleLR divides by zero if the warm-up of five steps ends with the first
+    return OneCycleLR(optimizer, config.lr, total_steps=steps, pct_start=max(0.2, 1.1 / max(steps, 2)))
 
 
 def _channels_last(batch: Batch) -> Batch:
