@@ -136,12 +136,6 @@ def test_coarse_to_fine_goes_through_the_notebooks_and_predict(folder):
     assert predicted["probability"].to_numpy() == pytest.approx(expected, abs=1e-5)
 
 
-def test_coarse_to_fine_with_an_efficient_unet(folder):
-    for notebook in NOTEBOOKS[1:4]:
-        run_cells(notebook, **{"classifier.model": "shared-efficient-unet-b0"}, **COARSE_TO_FINE)
-    assert read(folder / NOTEBOOKS[2] / "segmenter.json")["model"] == "shared-efficient-unet-b0"
-
-
 def test_a_start_that_the_segmenter_cannot_have_is_named(folder):
     start = {"segmenter.start": "classifier"}
     with pytest.raises(InputError, match="classifier.pt.*not found.*02_classifier_training"):

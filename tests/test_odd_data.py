@@ -47,14 +47,21 @@ def constant(data):
         io.write_frame(path, np.full(FRAME_SHAPE, 90, np.uint8))
 
 
+def one_frame_each(data):
+    for path in set(data.glob("train/*")) - set(data.glob("train/*_1[._]*")):
+        path.unlink()
+
+
 @pytest.mark.parametrize(
     ("change", "parameters", "auroc"),
     [
         (with_nerve_everywhere, {}, 0.5),  # if all labels are the same, no order is wrong
         (constant, {}, 0.5),  # all frames get the same probability
+        (one_frame_each, {"data.folds": 2}, None),
+        (lambda data: None, {"classifier.batch_size": 5}, None),  # OneCycleLR divides by zero
         (lambda data: None, {"classifier.batch_size": 1, "segmenter.batch_size": 1}, None),
     ],
-    ids=["a nerve in every frame", "constant frames", "batches of one"],
+    ids=["a nerve in every frame", "constant frames", "one frame each", "five steps", "batches of one"],
 )
 def test_passes_through(change, parameters, auroc, data, root):
     change(data)

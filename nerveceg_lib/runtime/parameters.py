@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from nerveceg_lib.runtime.errors import InputError
 
 TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-SMALLEST, LARGEST = 1e-9, 1e9
+SMALLEST, LARGEST = 1e-12, 1e9
 RANGES = {  # least and greatest value of a number, by its name in the notebooks
     **dict.fromkeys(["patience", "fold", "heldout_part", "phantom_test_frames"], (0, LARGEST)),
     **dict.fromkeys(["epochs", "batch_size", "accumulate_grad_batches", "devices", "num_nodes"], (1, LARGEST)),
