@@ -125,7 +125,7 @@ def lr_schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig, steps:
     """Return the learning rate schedule of `config` over `steps` optimiser steps."""
     if config.schedule == "constant":
         return ConstantLR(optimizer, factor=1.0)
-    # OneCycleLR divides by zero if the warm-up of five steps ends with the first
+    # a fifth of five steps is one: OneCycleLR would divide by zero if the warm-up ended with the first step
     return OneCycleLR(optimizer, config.lr, total_steps=steps, pct_start=max(0.2, 1.1 / max(steps, 2)))
 
 
