@@ -105,7 +105,11 @@ def _fit_on_devices(name: str, values: Mapping[str, object], verbosity: int) -> 
     command = [sys.executable, "-m", "nerveceg_tools", "fit", name, *words, *["--resume"] * bool(values["resume"])]
     output = subprocess.DEVNULL if verbosity < 0 else None
     with subprocess.Popen(command, stdout=output, stderr=subprocess.PIPE, text=True) as process:
-        _, printed = process.communicate()
+        try:
+            _, printed = process.communicate()
+        except KeyboardInterrupt:
+            process.terminate()  # a scheduler's SIGTERM reaches this process alone
+            raise
     if process.returncode:
         message = printed.strip().rpartition("error: ")[2]
         raise (InputError if process.returncode == 2 else NotebookFailed)(message)
