@@ -63,6 +63,9 @@ def run(options: Namespace) -> int:
     if "score_low" in score:
         print("score:      {score:.3f} ({score_low:.3f} to {score_high:.3f}) on held-out patients".format(**score))
         print("to compare: all masks empty {all_empty:.3f}, behind a perfect gate {oracle_gate:.3f}".format(**score))
+        if "clean_score" in score:
+            print("clean frames: {clean_score:.3f} ({clean_score_low:.3f} to {clean_score_high:.3f})".format(**score))
+            print("to compare: all masks empty {clean_all_empty:.3f}".format(**score))
         print(f"look at it: python -m nerveceg_tools report {folder.name}")
     if "06_submission_rle" in metrics:
         print(f"submission: {folder / '06_submission_rle' / 'submission.csv'}")
@@ -152,11 +155,25 @@ def import_frames(options: Namespace) -> None:
 
     examples:
       nerveceg import-frames scans labels ~/data/mine
-      nerveceg import-frames scans labels ~/data/mine --subject 'case(\\d+)' --nerve-values 1 2
+      nerveceg import-frames scans labels ~/data/mine --subject '^([A-Z]+)_' --mask-values '#00ff00' --target lesion
     """
-    from nerveceg_tools.importers.folder import import_frames
+    from nerveceg_tools.importers.folder import Layout, import_frames
 
-    print(import_frames(options.images, options.masks, options.out, options.subject, options.nerve_values))
+    names = ("subject", "mask_values", "table", "keep", "on_bad", "target")
+    layout = Layout(**{name: getattr(options, name) for name in names})
+    print(import_frames(options.images, options.masks, options.out, layout))
+
+
+def import_bus_uclm(options: Namespace) -> None:
+    """Copy BUS-UCLM (breast ultrasound) into the competition layout.
+
+    examples:
+      nerveceg import-bus-uclm download ~/data/bus-uclm
+      nerveceg import-bus-uclm ~/Downloads/BUS-UCLM ~/data/bus-uclm
+    """
+    from nerveceg_tools.importers.bus_uclm import import_bus_uclm
+
+    print(import_bus_uclm(options.source, options.out))
 
 
 def import_usgra(options: Namespace) -> None:
@@ -278,13 +295,19 @@ def _add_data(commands) -> None:
     add("images", type=Path, help="folder of frames (PNG, TIFF, JPEG, BMP), also in subfolders")
     add("masks", type=Path, help="folder of masks, laid out like the frames; may be the same folder")
     add("out", type=Path, help="a new or empty folder, for `run -p data_dir`")
-    text = "regular expression whose group is the patient's number in a frame's path (default: that of its folder, "
+    text = "regular expression whose group is the patient in a frame's path (default: the number of its folder, "
     add("--subject", default="", help=f"{text}or for a frame in no folder the first of two numbers in its name)")
-    text = "mask values that mean nerve, such as 1 2 (default: of two values the one that is not 0)"
-    add("--nerve-values", type=int, nargs="+", default=[], help=text)
-    add = _command(commands, import_usgra)
-    add("source", help="folder with images/ and masks/, or `download`")
-    add("out", type=Path, help="a new or empty folder")
+    text = "mask values that are sought: 1 2, '#00ff00', or `any` (default: of two values the one that is not 0)"
+    add("--mask-values", nargs="+", default=[], metavar="VALUE", help=text)
+    text = "CSV file whose first column names the frames to copy; its other columns are kept in names.csv"
+    add("--frames", type=Path, dest="table", metavar="TABLE", help=text)
+    add("--keep", default="", metavar="COLUMN", help="a column of TABLE: frames with 0, no or false there are left out")
+    add("--on-bad", default="stop", help="stop at faulty files, or skip them (default: stop)")
+    add("--target", default="nerve", help="what the masks outline, for titles and tables (default: nerve)")
+    for preset in (import_bus_uclm, import_usgra):
+        add = _command(commands, preset)
+        add("source", help="folder of the data set as it is published, or `download`")
+        add("out", type=Path, help="a new or empty folder")
     add("--seed", type=int, default=0, help="seed for choosing the windows (default: 0)")
     add = _command(commands, doctor)
     add("data", nargs="?", default="auto", help="a folder in competition layout (default: Kaggle's mount)")

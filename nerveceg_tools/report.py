@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from nerveceg_lib import metrics, rle
+from nerveceg_lib.data.cache import FrameCache
 from nerveceg_lib.data.prepared import describe_dataset, load_frames
 from nerveceg_lib.inference.gate import load_gate
 from nerveceg_lib.plots import PREDICTION, TRUTH
@@ -100,17 +101,18 @@ def _overview(run: str, out: Path) -> dict:
         has_nerve, keep = frames["has_nerve"].to_numpy(), frames["keep"].to_numpy(bool)
         parts = metrics.score_parts(has_nerve, frames["mask_dice"].to_numpy(), keep)
         low, high = metrics.patient_interval(frames["score"].to_numpy(), frames["subject"].to_numpy())
-        content |= {"score": parts | {"low": low, "high": high}, "frames": frames, "table": _table(run, frames, out)}
+        cache = load_frames(run)
+        content |= {"score": parts | {"low": low, "high": high}, "frames": frames, "target": cache.target}
+        content["table"] = _table(cache, frames, out)
     return content
 
 
-def _table(run: str, frames: pd.DataFrame, out: Path) -> str:
+def _table(cache: FrameCache, frames: pd.DataFrame, out: Path) -> str:
     """Return all held-out frames, worst first, as a DataTable with its own script; their pictures go to `out`."""
     from itables import to_html_datatable
     from itables.javascript import generate_init_offline_itables_html
     from itables.options import dt_bundle
 
-    cache = load_frames(run)
     (out / "frames").mkdir()
     pictures = []
     for frame in frames.itertuples():
@@ -121,10 +123,10 @@ def _table(run: str, frames: pd.DataFrame, out: Path) -> str:
     table = pd.DataFrame(
         {
             "frame, truth, prediction": pictures,
-            "patient": frames["subject"],
-            "image": frames["image"],
+            "patient": frames["patient"],
+            "source": frames["source"],
             "outcome": [OUTCOMES[n, int(k)] for n, k in zip(frames["has_nerve"], frames["keep"], strict=True)],
-            "P(nerve)": frames["probability"].astype(float).round(3),
+            f"P({cache.target})": frames["probability"].astype(float).round(3),
             "Dice": frames["score"].astype(float).round(3),
         }
     ).sort_values("Dice", kind="stable")

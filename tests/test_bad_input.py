@@ -28,7 +28,7 @@ from nerveceg_lib.runtime.folders import NOTEBOOKS, find_competition_data, noteb
 from nerveceg_lib.runtime.io import write_csv, write_json
 from nerveceg_lib.training import TrainingConfig
 from nerveceg_tools import run
-from nerveceg_tools.importers import folder
+from nerveceg_tools.importers import folder, masks
 from tests.cells import run_cells
 from tests.conftest import REPOSITORY
 from tests.test_rle import MALFORMED
@@ -146,14 +146,16 @@ def saved(pixels, ending=".png", **options):
 
 
 def with_imported_mask(save, values, data):
+    masks.check_values(values)
     save(data / "a.png")
     (path,) = data.glob("a.*")
-    assert folder.read_mask(path, values).sum() == BLOB.sum()
+    assert masks.read_mask(path, values)[0].sum() == BLOB.sum()
 
 
 BLOB = np.zeros((210, 580), np.uint8)
 BLOB[100:150, 200:300] = 1
 CLASSES, NOISE = BLOB + np.roll(2 * BLOB, 150, axis=1), np.random.default_rng(0).integers(0, 255, BLOB.shape, np.uint8)
+COLOURS = (CLASSES[..., None] == [[[1, 2, 9]]]) * np.uint8(255)  # red, green
 IMPORTED_MASKS = {
     "a palette with a bright background": (write_palette, ()),
     "the shape in the transparency of white": (saved(np.dstack([BLOB * 0 + 255] * 3 + [BLOB * 255])), ()),
@@ -164,9 +166,14 @@ IMPORTED_MASKS = {
     "JPEG of grey": (saved(NOISE, ".jpg", quality=75), ()),
     "JPEG of 0 and 1": (saved(BLOB, ".jpg", quality=75), ()),
     "inverted": (saved(1 - BLOB), ()),
-    "inverted and said so": (saved(1 - BLOB), (0,)),
+    "inverted and said so": (saved(1 - BLOB), ("0",)),
     "two classes": (saved(CLASSES), ()),
-    "one of two classes chosen": (saved(CLASSES), (2,)),
+    "two colours": (saved(COLOURS), ()),
+    "one of two colours chosen": (saved(COLOURS), ("#ff0000",)),
+    "numbers for colours": (saved(COLOURS), ("2",)),
+    "all values but 0 chosen": (saved(BLOB * 3), ("any",)),
+    "a value that is none": (saved(BLOB), ("red",)),
+    "one of two classes chosen": (saved(CLASSES), ("2",)),
     "a frame in place of the mask": (saved(NOISE), ()),
     "one value everywhere": (saved(BLOB * 0 + 9), ()),
     "several pages": (saved(BLOB, ".tif", save_all=True, append_images=[Image.fromarray(BLOB)]), ()),
@@ -181,7 +188,7 @@ def with_imported_frames(names, subject, data):
     for name in ("scans/3_1.png", "labels/3_1.png", *names):
         (data / name).parent.mkdir(parents=True, exist_ok=True)
         saved(BLOB, name[-4:])(data / name)
-    folder.import_frames(data / "scans", data / "labels", data / "out", subject)
+    folder.import_frames(data / "scans", data / "labels", data / "out", folder.Layout(subject))
 
 
 IMPORTED_NAMES = {  # of a frame and its mask; what they are
@@ -250,7 +257,7 @@ CASES |= {
     "mask: shifted against train_masks.csv": partial(with_run, "train_masks.csv", r"(?<=,)\d+(?= )", "1", check_masks),
     "table: a training frame without a row": partial(with_run, "train_masks.csv", r"\n6,8,.*", "", check_masks),
     "split: a patient on both sides": partial(with_run, "frames.csv", "train,0\n", "heldout,0\n", load),
-    "older release: frame cache": partial(with_run, "cache/manifest.json", '"format": 2', '"format": 1', load),
+    "older release: frame cache": partial(with_run, "cache/manifest.json", '"format": 3', '"format": 1', load),
     "older release: description of the data": partial(with_run, "dataset.json", '"dataset"', '"name"', describe),
     "older release: gate": partial(with_run, "gate.json", "system", "of", check_masks),
 }

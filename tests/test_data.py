@@ -81,7 +81,7 @@ def test_incomplete_and_outdated_caches_are_named_and_rebuilt(data, root):
         load_cache(folder)
     assert np.array_equal(open_cache(data, folder).images[0], first)
     write_json(folder / "manifest.json", {"format": 1, "on_bad_frame": "stop", "files": {}})
-    with pytest.raises(InputError, match="cache of format 2, found 1, which an older release wrote; run 01_data_prep"):
+    with pytest.raises(InputError, match="cache of format 3, found 1, which an older release wrote; run 01_data_prep"):
         load_cache(folder)
     assert np.array_equal(open_cache(data, folder).images[0], first)
 

@@ -2,7 +2,7 @@
 
 images.npy   uint8 (frames, 420, 580)        training frames first, then test frames
 masks.npy    uint8 (training frames, 420, 580), values 0 and 1
-index.csv    one row per frame, in the same order: has_nerve and mask area (-1 for test frames), centroid
+index.csv    one row per frame, in the same order: patient, source, clean; has_nerve and mask area (-1 for test frames)
 skipped.csv  bad frames that were left out, with the reason
 hashes.json  a hash of the content of each file
 manifest.json  sizes and times of the files; the cache is rebuilt if they differ
@@ -24,14 +24,14 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 
-from nerveceg_lib.data.io import list_frames, read_frame, read_mask
+from nerveceg_lib.data.io import describe_frames, list_frames, read_frame, read_mask, read_target
 from nerveceg_lib.rle import FRAME_SHAPE
 from nerveceg_lib.runtime.errors import InputError, one_of
 from nerveceg_lib.runtime.folders import beside
 from nerveceg_lib.runtime.io import matches, read_json, storing, whole_folder, write_csv, write_json
 from nerveceg_lib.runtime.process import ahead, cores, reported
 
-FORMAT = 2
+FORMAT = 3
 ON_BAD_FRAME = ("stop", "skip")
 MOST_NAMED = 10  # files in one message
 
@@ -45,6 +45,7 @@ class FrameCache:
     images: np.ndarray
     masks: np.ndarray
     skipped: pd.DataFrame
+    target: str  # what the masks outline, such as "nerve"
 
     @property
     def digest(self) -> str:
@@ -66,12 +67,13 @@ def open_cache(data_dir: Path, folder: Path, on_bad_frame: str = "stop") -> Fram
         raise InputError("\n".join([row["reason"] for row in odd[:MOST_NAMED]] + more))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):  # runs side by side share one cache
-        sources = {name: _stamp(data_dir / name) for name in [*listing["path"], *listing["mask_path"]] if name}
-        manifest = {"format": FORMAT, "on_bad_frame": on_bad_frame, "sources": sources}
+        files = [*listing["path"], *listing["mask_path"], "names.csv"]
+        sources = {name: _stamp(data_dir / name) for name in files if name}
+        manifest = {"format": FORMAT, "on_bad_frame": on_bad_frame, "sources": sources, "target": read_target(data_dir)}
         if not matches(folder / "manifest.json", manifest):
             arrays = (len(listing) + int((listing["set"] == "train").sum())) * math.prod(FRAME_SHAPE)
             with storing(folder, needed=arrays), whole_folder(folder) as unfinished:
-                _build(data_dir, unfinished, listing, on_bad_frame, odd)
+                _build(data_dir, unfinished, describe_frames(data_dir, listing), on_bad_frame, odd)
                 write_json(unfinished / "manifest.json", manifest)
         return load_cache(folder)
 
@@ -80,18 +82,25 @@ def load_cache(folder: Path) -> FrameCache:
     """Load a complete cache without looking at the source files. Raises InputError if it is incomplete or outdated."""
     if not (folder / "manifest.json").exists():
         raise InputError(f"{folder}: no complete frame cache here; run 01_data_preparation first")
-    if (version := read_json(folder / "manifest.json").get("format")) != FORMAT:
+    manifest = read_json(folder / "manifest.json")
+    if (version := manifest.get("format")) != FORMAT:
         raise InputError(
             f"{folder}: expected a frame cache of format {FORMAT}, found {version}, which an older release wrote; "
             "run 01_data_preparation again"
         )
     return FrameCache(
         folder=folder,
-        index=pd.read_csv(folder / "index.csv").fillna({"mask_path": ""}),
+        index=read_index(folder / "index.csv"),
         images=np.load(folder / "images.npy", mmap_mode="r"),
         masks=np.load(folder / "masks.npy", mmap_mode="r"),
         skipped=pd.read_csv(folder / "skipped.csv", keep_default_na=False),
+        target=manifest["target"],
     )
+
+
+def read_index(path: Path) -> pd.DataFrame:
+    """Read a table of frames; patients and paths are text, "" where there is none."""
+    return pd.read_csv(path, dtype={"patient": str}).fillna({"mask_path": "", "patient": ""})
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 train/{subject}_{image}.tif   train/{subject}_{image}_mask.tif   test/{image}.tif
 train_masks.csv (subject,img,pixels)   sample_submission.csv (img,pixels)
 solution.csv (img,pixels): the truth of the test frames, only where it is known (phantoms, windows of open data)
+names.csv, dataset.json: what an importer knows of the frames and of the data; see `describe_frames` and `read_target`
 """
 
 import io
@@ -19,6 +20,7 @@ from PIL import Image
 
 from nerveceg_lib.rle import FRAME_SHAPE
 from nerveceg_lib.runtime.errors import InputError
+from nerveceg_lib.runtime.io import read_json
 
 # Pillow raises these for broken files besides its own error, because it trusts the types and ranges in headers
 BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error)
@@ -58,6 +60,33 @@ def list_frames(data_dir: Path) -> tuple[pd.DataFrame, list[dict[str, str]]]:
     twice = "expected one file of this name, found one with another ending beside it"
     odd += [{"path": path, "reason": f"{data_dir / path}: {twice}"} for path in table["path"][twins]]
     return table[~twins].reset_index(drop=True), odd
+
+
+def describe_frames(data_dir: Path, listing: pd.DataFrame) -> pd.DataFrame:
+    """Add `patient`, `source` and `clean` to the table of `list_frames`.
+
+    `patient` is the patient's own name and `source` the file that the frame was made from; without names.csv they are
+    the number of the subject and `path`. `clean` is 0 for frames with marks that give the answer away, else 1. Raises
+    InputError if names.csv does not name every frame.
+    """
+    path, keys = data_dir / "names.csv", ["set", "subject", "image"]
+    if not path.exists():
+        numbers = listing["subject"].astype(str).where(listing["set"] == "train", "")
+        return listing.assign(patient=numbers, source=listing["path"], clean=1)
+    names = pd.read_csv(path, dtype={"patient": str, "source": str}).fillna({"patient": ""})
+    if missing := sorted({*keys, "patient", "source"} - {*names}):
+        raise InputError(f"{path}: expected the columns {missing}, found {list(names)}")
+    names = names.drop_duplicates(keys).assign(clean=names.get("clean", 1))
+    described = listing.merge(names[[*keys, "patient", "source", "clean"]], on=keys, how="left")
+    if (unnamed := described["source"].isna()).any():
+        raise InputError(f"{path}: expected a row for each frame, found none for {described['path'][unnamed].iloc[0]}")
+    return described
+
+
+def read_target(data_dir: Path) -> str:
+    """Return what the masks outline: "nerve", unless dataset.json in the data's folder says something else."""
+    path = data_dir / "dataset.json"
+    return read_json(path).get("target", "nerve") if path.exists() else "nerve"
 
 
 def read_frame(path: Path) -> np.ndarray:

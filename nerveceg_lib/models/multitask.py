@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from nerveceg_lib.models.blocks import ConcatSkip, DoubleConv, UpConv, dropout_layer, initialise
-from nerveceg_lib.models.efficientnet import EfficientNetEncoder
+from nerveceg_lib.models.efficientnet import LITE, VERSIONS, EfficientNetEncoder
 from nerveceg_lib.models.unet import Decoder, EncoderDecoder, pad, unet
 
 STEM_CHANNELS = 16  # of EfficientU-Net's unit at full resolution
@@ -28,10 +28,11 @@ class EfficientUNet(nn.Module):
         pretrained: bool = False,
         dropout: float = 0.2,
         drop_connect: float = 0.0,
+        freeze_batch_norm: bool = False,
         presence_head: bool = True,
     ):
         super().__init__()
-        self.encoder = EfficientNetEncoder(version, pretrained, drop_connect)
+        self.encoder = EfficientNetEncoder(version, pretrained, drop_connect, freeze_batch_norm)
         head = nn.Sequential(dropout_layer(dropout), nn.Linear(self.encoder.widths[-1], 1))
         self.presence = head if presence_head else None
         self.stem = DoubleConv(1, STEM_CHANNELS)
@@ -101,16 +102,19 @@ def shared_unet(base_channels: int = 64) -> SharedTrunk:
     return SharedTrunk(unet(base_channels=base_channels), "encoder.units.3")
 
 
-def shared_efficient_unet(version: str, pretrained: bool = False) -> SharedTrunk:
+def shared_efficient_unet(version: str, pretrained: bool = False, freeze_batch_norm: bool = False) -> SharedTrunk:
     """Build an EfficientU-Net with a presence head that sees its masks."""
-    segmenter = EfficientUNet(version, pretrained, presence_head=False)
+    segmenter = EfficientUNet(version, pretrained, freeze_batch_norm=freeze_batch_norm, presence_head=False)
     return SharedTrunk(segmenter, f"encoder.{segmenter.encoder.cam_layer}")
 
 
 EFFICIENT_UNETS: dict[str, Callable[..., EfficientUNet]] = {
-    f"efficient-unet-b{n}": partial(EfficientUNet, f"efficientnet-b{n}") for n in range(8)
+    version.replace("net-", "-unet-"): partial(EfficientUNet, version) for version in VERSIONS
 }
 SHARED_TRUNKS: dict[str, Callable[..., SharedTrunk]] = {
     "shared-unet": shared_unet,
-    **{f"shared-efficient-unet-b{n}": partial(shared_efficient_unet, f"efficientnet-b{n}") for n in (0, 4)},
+    **{
+        f"shared-{version.replace('net-', '-unet-')}": partial(shared_efficient_unet, version)
+        for version in (*LITE, "efficientnet-b0", "efficientnet-b4")
+    },
 }

@@ -19,6 +19,7 @@ RANGES = {  # least and greatest value of a number, by its name in the notebooks
     "similarity": (0, 1),
     "ema_decay": (0, 1 - SMALLEST),
     "coverage_weight": (0, LARGEST),
+    "encoder_lr_factor": (0, 1),
 }
 
 

@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 from torch.utils.data import DataLoader
 
 from nerveceg_lib.data.datasets import Batch, LabelledSet, eval_loader, train_loader
+from nerveceg_lib.models.efficientnet import EfficientNetEncoder
 from nerveceg_lib.runtime.device import PRECISIONS
 from nerveceg_lib.runtime.errors import InputError, one_of
 from nerveceg_lib.runtime.parameters import out_of_range
@@ -27,6 +28,8 @@ class TrainingConfig:
         epochs: passes over the training set.
         batch_size: frames per batch, in each process.
         lr: learning rate of AdamW; the highest one under the one-cycle schedule.
+        encoder_lr_factor: the learning rate of EfficientNet encoders relative to `lr`; below 1 it protects ImageNet
+            weights.
         schedule: "one_cycle" (warm-up over a fifth of all steps, then decay; Smith & Topin 2018) or "constant".
         patience: stop after this many epochs without a better validation figure; 0 never stops early.
         accumulate_grad_batches: batches per optimiser step.
@@ -43,6 +46,7 @@ class TrainingConfig:
     epochs: int
     batch_size: int
     lr: float
+    encoder_lr_factor: float = 1.0
     schedule: str = "one_cycle"
     patience: int = 0
     accumulate_grad_batches: int = 1
@@ -100,7 +104,7 @@ class TrainingModule(L.LightningModule):
         self.targets.clear()
 
     def configure_optimizers(self):
-        optimizer = torch.optim.AdamW(self.parameters(), self.config.lr, weight_decay=0.0, fused=True)
+        optimizer = torch.optim.AdamW(parameter_groups(self.network, self.config), weight_decay=0.0, fused=True)
         scheduler = lr_schedule(optimizer, self.config, int(self.trainer.estimated_stepping_batches))
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
 
@@ -121,12 +125,23 @@ class TrainingModule(L.LightningModule):
         return gathered.transpose(0, 1).flatten(0, 1)[: len(self.validation_set)].to(values.dtype)
 
 
+def parameter_groups(network: nn.Module, config: TrainingConfig) -> list[dict]:
+    """Return the weights of EfficientNet encoders and all others, each as a group with its learning rate."""
+    encoders = [module for module in network.modules() if isinstance(module, EfficientNetEncoder)]
+    inside = dict.fromkeys(weight for encoder in encoders for weight in encoder.parameters())
+    others = [weight for weight in network.parameters() if weight not in inside]
+    encoder_lr = config.lr * config.encoder_lr_factor
+    groups = [{"params": others, "lr": config.lr}, {"params": [*inside], "lr": encoder_lr}]
+    return [group for group in groups if group["params"]]
+
+
 def lr_schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig, steps: int) -> LRScheduler:
     """Return the learning rate schedule of `config` over `steps` optimiser steps."""
     if config.schedule == "constant":
         return ConstantLR(optimizer, factor=1.0)
     # a fifth of five steps is one: OneCycleLR would divide by zero if the warm-up ended with the first step
-    return OneCycleLR(optimizer, config.lr, total_steps=steps, pct_start=max(0.2, 1.1 / max(steps, 2)))
+    highest = [group["lr"] for group in optimizer.param_groups]
+    return OneCycleLR(optimizer, highest, total_steps=steps, pct_start=max(0.2, 1.1 / max(steps, 2)))
 
 
 def _channels_last(batch: Batch) -> Batch:

@@ -17,6 +17,7 @@ from torchmetrics.functional.classification import binary_auroc
 
 from nerveceg_lib import losses
 from nerveceg_lib.data.datasets import Batch
+from nerveceg_lib.models.multitask import EfficientUNet
 from nerveceg_lib.runtime.errors import InputError
 
 
@@ -84,14 +85,16 @@ class PresenceHeadObjective(SegmentationObjective):
     """
 
     def loss(self, network: nn.Module, batch: Batch) -> torch.Tensor:
-        if not hasattr(network, "presence_logit"):
+        if not isinstance(network, EfficientUNet):
             raise InputError(f"presence_head: expected a network that has one, found {type(network).__name__}")
-        logits, presence_logit = network(batch["image"], presence=True)
+        levels, presence_logit = network.encode(batch["image"])
         total = losses.bce(presence_logit, batch["has_nerve"])
         positive = batch["has_nerve"] > 0.5
         if not positive.any():
             return total
-        return total + losses.segmentation_loss(self.loss_name)(logits[positive], batch["mask"][positive])
+        # the decoder takes most of the time and would learn nothing from empty frames
+        logits = network.decode(batch["image"][positive], [features[positive] for features in levels])
+        return total + losses.segmentation_loss(self.loss_name)(logits, batch["mask"][positive])
 
     def metric(self, predictions: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         positive = targets.flatten(1).amax(1) > 0.5

@@ -1,12 +1,17 @@
 """Import data sets of other layouts: copy them into the competition's layout."""
 
 import re
+import shutil
+from http.client import HTTPException
 from itertools import compress
 from pathlib import Path
 from typing import Literal
+from urllib.request import urlopen
+from zipfile import BadZipFile
 
 import cv2
 import numpy as np
+import pandas as pd
 from PIL import Image, ImageOps
 
 from nerveceg_lib.data.io import decode
@@ -47,7 +52,7 @@ def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: expected a folder of images, found none")
-    files = sorted((path for path in folder.rglob("*") if path.is_file()), key=_natural)
+    files = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: natural(path.as_posix()))
     hidden = re.compile(r"(^|/)(\.|__MACOSX)")
     is_image = [
         path.suffix.lower() in SUFFIXES and not hidden.search(path.relative_to(folder).as_posix()) for path in files
@@ -55,8 +60,35 @@ def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
     return list(compress(files, is_image)), [path for path, image in zip(files, is_image, strict=True) if not image]
 
 
-def _natural(path: Path) -> list:
-    return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", path.as_posix())]
+def natural(name: str) -> list:
+    """Return a key that sorts names in natural order: "2" before "10"."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", name)]
+
+
+def download(url: str, folder: Path) -> Path:
+    """Download and unpack a zip archive in `folder`, and return the one folder that it holds.
+
+    `unpack_archive` leaves out members whose path would lead out of the folder. Raises InputError if it fails.
+    """
+    archive, unpacked = folder / "archive.zip", folder / "unpacked"
+    try:
+        with urlopen(url, timeout=60) as answer, archive.open("wb") as file:
+            shutil.copyfileobj(answer, file)
+        shutil.unpack_archive(archive, unpacked)
+        return next(unpacked.iterdir())
+    except (OSError, ValueError, HTTPException, BadZipFile) as error:
+        raise InputError(
+            f"{url}: the archive could not be downloaded and unpacked ({error}); where there is no network, pass the "
+            "folder of a copy"
+        ) from error
+
+
+def read_table(path: Path, separator: str = ",") -> pd.DataFrame:
+    """Read a CSV file as text, with "" for what is missing. Raises InputError if it cannot be read or has no column."""
+    try:
+        return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: expected a CSV file with a line of column names, found: {error}") from error
 
 
 def fit_frame(pixels: np.ndarray, interpolation: int) -> np.ndarray:

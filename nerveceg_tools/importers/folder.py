@@ -1,13 +1,17 @@
 """Copy frames and masks of any size, in folders of any layout, into the competition's layout.
 
 out/train/, out/test/     labelled frames with their masks, and frames without a mask
-out/names.csv             set, subject, image, source: the file from which each frame was made
+out/names.csv             set, subject, image, patient, source (the frame's file), and the columns of the caller's table
+out/dataset.json          target: what the masks outline
+out/skipped.csv           files that were left out because of a fault, with the reason
 """
 
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -17,142 +21,251 @@ from tqdm import tqdm
 
 from nerveceg_lib.data import io
 from nerveceg_lib.rle import FRAME_SHAPE
-from nerveceg_lib.runtime.errors import InputError
-from nerveceg_lib.runtime.io import new_folder, storing, whole_folder
-from nerveceg_tools.importers import SUFFIXES, fit_frame, image_files, open_image, read_image
+from nerveceg_lib.runtime.errors import InputError, one_of
+from nerveceg_lib.runtime.io import new_folder, storing, whole_folder, write_csv, write_json
+from nerveceg_lib.runtime.process import ahead, cores
+from nerveceg_tools.importers import SUFFIXES, fit_frame, image_files, natural, read_image, read_table
+from nerveceg_tools.importers.masks import check_values, read_mask
 
-MOST_DIGITS = 9  # of a patient's number, in the names of the competition's layout
+ON_BAD = ("stop", "skip")
+MOST_NAMED = 10  # faults in one message
+OUR_COLUMNS = ["set", "subject", "image", "patient", "source"]
+SAME_ASPECT = 0.01  # relative difference of proportions that rounding may cause
 
 
-def import_frames(images: Path, masks: Path, out: Path, subject: str = "", nerve_values: Sequence[int] = ()) -> str:
-    """Copy all frames below `images` to the new or empty folder `out`, and return what there was to copy, as text.
+@dataclass(frozen=True)
+class Layout:
+    """How the files of a data set are to be read.
+
+    Args:
+        subject: a regular expression; its first group in a frame's path below the images is the patient. Without one
+            the patient is the only number in the names of the frame's folders, or for a frame in no folder the first of
+            two numbers in its name.
+        mask_values: what is sought in a mask; see `read_mask`.
+        table: a CSV file whose first column names frames; its other columns are copied to names.csv. Frames that it
+            does not name are left out.
+        keep: a column of `table`; frames that have 0, no, false or nothing there are left out.
+        on_bad: "stop" at faults, or "skip" the frames that have one.
+        target: what the masks outline, in the singular, such as "lesion".
+    """
+
+    subject: str = ""
+    mask_values: Sequence[str] = ()
+    table: Path | None = None
+    keep: str = ""
+    on_bad: str = "stop"
+    target: str = "nerve"
+
+
+def import_frames(images: Path, masks: Path, out: Path, layout: Layout) -> str:
+    """Copy all frames below `images` to the new or empty folder `out`, and return what was understood, as text.
 
     images, masks: folders; the mask of `a/b.png` is `a/b.*` or `a/b_mask.*` below `masks`. Frames without a mask become
-        test frames.
-    subject: a regular expression; its first group in the frame's path below `images` is the patient's number. Without
-        one, it is the only number in the names of the frame's folders; for a frame in no folder, the first of two
-        numbers in its name.
-    nerve_values: the mask values that mean nerve. Without any, masks have two values, and the one that is not 0 is
-        nerve; see `read_mask`.
+    test frames.
 
     Colour is converted to grey. Frames of other sizes are scaled to fit into 420x580; if the proportions differ, the
-    rest at the right or at the bottom is black. Raises InputError for a frame or a mask that cannot be used, and for
-    names that can be read in two ways.
+    rest at the right or at the bottom is black. A mask of its frame's proportions is scaled to the frame. Raises one
+    InputError that names up to ten faults, of names and of contents.
     """
-    table, left_out = _pair(Path(images), Path(masks), subject)
-    areas = []
+    one_of("on_bad", layout.on_bad, ON_BAD)
+    check_values(layout.mask_values)
+    table, faults, left_out = _pair(Path(images), Path(masks))
+    table, unlisted = _listed(table, layout)
+    table = _with_patients(table, layout.subject)
+    left_out += ["by the table"] * unlisted
     with storing(Path(out)), whole_folder(new_folder(out)) as folder:
         for name in ("train", "test"):
             (folder / name).mkdir()
-        for row in tqdm(table.itertuples(), "frames", len(table), delay=5, mininterval=5):
-            frame = read_image(row.source, "L")
-            if row.mask is None:
-                io.write_frame(io.test_path(folder, row.image), fit_frame(frame, cv2.INTER_AREA))
-                continue
-            mask = read_mask(row.mask, nerve_values)
-            if mask.shape != frame.shape:
-                raise InputError(f"{row.mask}: expected a mask of its frame's shape {frame.shape}, found {mask.shape}")
-            io.write_frame(io.image_path(folder, row.subject, row.image), fit_frame(frame, cv2.INTER_AREA))
-            fitted = fit_frame(mask, cv2.INTER_NEAREST)
-            io.write_mask(io.mask_path(folder, row.subject, row.image), fitted)
-            areas.append(int(fitted.sum()))
-        table.drop(columns="mask").to_csv(folder / "names.csv", index=False)
+        work = partial(_convert, folder, layout.mask_values)
+        done = tqdm(ahead(work, table.itertuples(), cores(), depth=16), "frames", len(table), delay=5, mininterval=5)
+        converted = pd.DataFrame(list(done), index=table.index, columns=["area", "scaled", "value", "fault"])
+        bad = converted["fault"] != ""
+        faults += [
+            {"source": s, "reason": r} for s, r in zip(table["source"][bad], converted["fault"][bad], strict=True)
+        ]
+        _judge(faults, layout.on_bad)
+        table, converted = table[~bad], converted[~bad]
+        areas = converted["area"][table["set"] == "train"].to_numpy()
+        if len(values := sorted({*converted["value"]} - {""})) > 1:
+            raise InputError(
+                f"{masks}: found masks with one of the values {values}; --mask-values says which are sought"
+            )
+        if not areas.any():
+            raise InputError(
+                f"{masks}: expected masks that outline something, found {len(areas)} without a pixel of it"
+            )
+        write_csv(folder / "names.csv", table.drop(columns=["mask", "file"]))
+        write_csv(folder / "skipped.csv", pd.DataFrame(faults, columns=["source", "reason"]))
+        write_json(folder / "dataset.json", {"target": layout.target})
+    left_out += ["with a fault (see skipped.csv)"] * len(faults)
+    return _summary(table, areas, layout.target, int(converted["scaled"].sum()), left_out)
+
+
+def _judge(faults: list[dict], on_bad: str) -> None:
+    """Raise InputError for faults that are not to be skipped."""
+    if faults and on_bad == "stop":
+        more = [f"and {len(faults) - MOST_NAMED} more; `--on-bad skip` leaves them out"] * (len(faults) > MOST_NAMED)
+        raise InputError("\n".join([fault["reason"] for fault in faults[:MOST_NAMED]] + more))
+
+
+def _summary(table: pd.DataFrame, areas: np.ndarray, target: str, scaled: int, left_out: list[str]) -> str:
     train = table[table["set"] == "train"]
-    return _summary(np.array(areas), train["subject"].nunique(), len(table) - len(train), left_out)
-
-
-def _summary(areas: np.ndarray, patients: int, test_count: int, left_out: list[str]) -> str:
-    with_nerve = areas[areas > 0]
+    positive = areas[areas > 0]
+    examples = train.drop_duplicates("patient").head(3)
+    named = ", ".join(
+        f"{patient} ({source})" for patient, source in zip(examples["patient"], examples["source"], strict=True)
+    )
     lines = [
-        f"{len(areas)} labelled frames of {patients} patients, {test_count} test frames",
-        f"with a nerve: {len(with_nerve)} ({len(with_nerve) / len(areas):.0%}); median area "
-        f"{np.median(with_nerve) if len(with_nerve) else 0:,.0f} px of {math.prod(FRAME_SHAPE):,}",
+        f"{len(train)} labelled frames of {train['patient'].nunique()} patients, {len(table) - len(train)} test frames",
+        f"patients: {named}{', …' if train['patient'].nunique() > 3 else ''}",
+        f"with a {target}: {len(positive)} ({len(positive) / len(areas):.0%}); median area "
+        f"{np.median(positive):,.0f} px of {math.prod(FRAME_SHAPE):,}",
     ]
+    lines += [f"masks scaled to their frame: {scaled}"] * bool(scaled)
     counts = ", ".join(f"{count} {kind}" for kind, count in Counter(left_out).most_common())
     return "\n".join(lines + ([f"left out: {counts}"] if counts else []))
 
 
-def read_mask(path: Path, nerve_values: Sequence[int] = ()) -> np.ndarray:
-    """Read a mask of any kind as uint8 (H, W), 1 = nerve.
+def _convert(folder: Path, mask_values: Sequence[str], row) -> tuple[int, bool, str, str]:
+    """Write one frame and its mask.
 
-    Values are the indices of a palette, the transparency if it varies, else grey values; of a JPEG only black and
-    white. Unless `nerve_values` chooses, raises InputError for other than two values and if most of the frame is nerve.
+    Returns the mask's area, whether it was scaled to its frame, the value that `read_mask` took, and what is wrong.
     """
-    image = open_image(path)
-    values = np.asarray(image if image.mode == "P" else image.convert("L"))
-    if image.mode in {"LA", "RGBA"} and np.ptp(alpha := np.asarray(image.getchannel("A"))):
-        values = alpha
-    if path.suffix.lower() in {".jpg", ".jpeg"}:
-        if np.mean((values > 63) & (values < 192)) > 0.02 or 0 < values.max() < 192:
-            found = f"values from {values.min()} to {values.max()}"
-            raise InputError(f"{path}: expected a mask in black and white, found {found}; PNG keeps other values")
-        values = (values > 127) * np.uint8(255)
-    if nerve_values:
-        return np.isin(values, nerve_values).astype(np.uint8)
-    present = np.unique(values).tolist()
-    if len(present) > 2 or 0 not in present:
-        some = f"{present[:6]}{' and more' if len(present) > 6 else ''}"
-        raise InputError(f"{path}: expected the value 0 and one for the nerve, found {some}; see --nerve-values")
-    mask = (values != 0).astype(np.uint8)
-    if mask.mean() > 0.5:
-        raise InputError(f"{path}: {mask.mean():.0%} of the frame is nerve; `--nerve-values 0` takes the rest")
-    return mask
+    try:
+        frame = read_image(row.file, "L")
+        if row.mask is None:
+            io.write_frame(io.test_path(folder, row.image), fit_frame(frame, cv2.INTER_AREA))
+            return 0, False, "", ""
+        mask, value = read_mask(row.mask, mask_values)
+        scaled = mask.shape != frame.shape
+        if scaled:
+            mask = _scaled_to(frame.shape, mask, row.mask)
+    except InputError as error:
+        return 0, False, "", str(error)
+    fitted = fit_frame(mask, cv2.INTER_NEAREST)
+    io.write_frame(io.image_path(folder, row.subject, row.image), fit_frame(frame, cv2.INTER_AREA))
+    io.write_mask(io.mask_path(folder, row.subject, row.image), fitted)
+    return int(fitted.sum()), scaled, value, ""
 
 
-def _pair(images: Path, masks: Path, subject: str) -> tuple[pd.DataFrame, list[str]]:
-    """One row per frame: `set`, `subject` (0 for test), `image`, `source` and `mask` (None for test).
+def _scaled_to(shape: tuple[int, ...], mask: np.ndarray, path: Path) -> np.ndarray:
+    vertical, horizontal = shape[0] / mask.shape[0], shape[1] / mask.shape[1]
+    if abs(vertical / horizontal - 1) > SAME_ASPECT:
+        expected = f"expected a mask of its frame's shape {shape} or proportions"
+        raise InputError(f"{path}: {expected}, found {mask.shape}")
+    return cv2.resize(mask, shape[::-1], interpolation=cv2.INTER_NEAREST)
 
-    Also returns the kinds of all files that were left out.
+
+def _pair(images: Path, masks: Path) -> tuple[pd.DataFrame, list[dict], list[str]]:
+    """Return one row per frame: `set`, `source` (path below `images`), `file` and `mask` (None for test).
+
+    Also returns the faults, and the kinds of all files that were left out.
     """
     frame_files, left_out = image_files(images)
     mask_files, other = image_files(masks)
     one_folder = images.resolve() == masks.resolve()
     if one_folder:
         mask_files, other = [path for path in frame_files if path.stem.endswith("_mask")], []
-    frames = _by_name(images, [path for path in frame_files if path not in set(mask_files)])
-    masks_by_name = _by_name(masks, mask_files)
+    frames, faults = _by_name(images, [path for path in frame_files if path not in set(mask_files)])
+    masks_by_name, more_faults = _by_name(masks, mask_files)
     rows = []
     for name, path in frames.items():
+        source = path.relative_to(images).as_posix()
         found = [masks_by_name.pop(candidate) for candidate in (name, f"{name}_mask") if candidate in masks_by_name]
         if len(found) > 1:
-            raise InputError(f"{path}: expected one mask, found {found[0]} and {found[1]}")
-        number = _patient(path.relative_to(images), subject) if found else 0
-        mask = found[0] if found else None
-        rows.append({"set": "train" if found else "test", "subject": number, "source": path, "mask": mask})
-    if not any(row["mask"] for row in rows):
+            faults.append(_fault(source, f"{path}: expected one mask, found {found[0]} and {found[1]}"))
+            continue
+        rows.append(("train" if found else "test", source, path, found[0] if found else None))
+    if not any(mask for *_, mask in rows) and not faults:
         raise InputError(f"{masks}: expected masks named like the frames in {images}, or with _mask added; found none")
-    table = pd.DataFrame(rows)
-    table["image"] = table.groupby(["set", "subject"]).cumcount() + 1
     suffixes = [path.suffix.lower() for path in {*left_out, *other}]
     kinds = ["hidden" if suffix in SUFFIXES else suffix or "without an ending" for suffix in suffixes]
     kinds += ["masks without a frame"] * len(masks_by_name)
-    return table[["set", "subject", "image", "source", "mask"]], kinds
+    return pd.DataFrame(rows, columns=["set", "source", "file", "mask"]), faults + more_faults, kinds
 
 
-def _by_name(folder: Path, paths: list[Path]) -> dict[str, Path]:
-    """Return files by their path below `folder` without its ending. Raises InputError if two share one."""
+def _fault(source: str, reason: str) -> dict:
+    return {"source": source, "reason": reason}
+
+
+def _by_name(folder: Path, paths: list[Path]) -> tuple[dict[str, Path], list[dict]]:
+    """Return files by their path below `folder` without its ending, and a fault for each two that share one."""
     named: dict[str, Path] = {}
+    faults = []
     for path in paths:
-        name = path.relative_to(folder).with_suffix("").as_posix()
+        source = path.relative_to(folder)
+        name = source.with_suffix("").as_posix()
         if name in named:
-            raise InputError(f"{path}: expected one file of this name, found {named[name].name} beside it")
-        named[name] = path
-    return named
+            reason = f"{path}: expected one file of this name, found {named[name].name} beside it"
+            faults.append(_fault(source.as_posix(), reason))
+        named.setdefault(name, path)
+    return named, faults
 
 
-def _patient(path: Path, subject: str) -> int:
-    in_folder = len(path.parts) > 1
-    numbers = re.findall("[0-9]+", path.parent.as_posix() if in_folder else path.stem)
+def _listed(table: pd.DataFrame, layout: Layout) -> tuple[pd.DataFrame, int]:
+    """Join the columns of the caller's table, and drop the frames that it leaves out, whose number is returned."""
+    if layout.table is None:
+        if layout.keep:
+            raise InputError("--keep: expected a column of the table that --frames names, found no table")
+        return table, 0
+    listed = read_table(layout.table)
+    name, *others = listed.columns
+    if layout.keep:
+        one_of("--keep", layout.keep, others)
+    key = table["source"].where(table["source"].isin(listed[name]), table["file"].map(lambda path: path.name))
+    if twice := listed[name][listed[name].duplicated()].tolist():
+        raise InputError(f"{layout.table}: expected each frame once, found {twice[0]!r} twice")
+    if unknown := sorted({*listed[name]} - {*key}):
+        raise InputError(
+            f"{layout.table}: {len(unknown)} frames in column {name!r} have no file, such as {unknown[:3]}"
+        )
+    if layout.keep:
+        listed = listed[~listed[layout.keep].str.lower().isin({"", "0", "no", "false"})]
+    others = {column: f"listed_{column}" for column in others if column in OUR_COLUMNS}
+    joined = table.assign(key=key).merge(listed.rename(columns={name: "key", **others}), on="key")
+    return joined.drop(columns="key"), len(table) - len(joined)
+
+
+def _with_patients(table: pd.DataFrame, subject: str) -> pd.DataFrame:
+    """Add `patient` (text), `subject` (their number, 0 for test frames) and `image`.
+
+    Patients that are named by numbers keep these, others are counted in natural order. Raises one InputError for all
+    frames whose patient would have to be guessed.
+    """
+    patients, unclear = [], defaultdict(list)
+    for row in table.itertuples():
+        try:
+            patients.append("" if row.set == "test" else patient_of(row.source, subject))
+        except InputError as error:
+            unclear[str(error)].append(row.source)
+    if unclear:
+        lines = [f"{len(frames)} frames ({', '.join(frames[:3])}): {reason}" for reason, frames in unclear.items()]
+        raise InputError("\n".join(lines))
+    table = table.assign(patient=patients)
+    names = sorted({*table["patient"]} - {""}, key=natural)
+    as_numbers = all(re.fullmatch("[0-9]{1,9}", name) for name in names) and len({*map(int, names)}) == len(names)
+    numbers = {"": 0} | {name: int(name) if as_numbers else count for count, name in enumerate(names, start=1)}
+    table["subject"] = table["patient"].map(numbers)
+    table["image"] = table.groupby(["set", "subject"]).cumcount() + 1
+    return table[OUR_COLUMNS + [column for column in table if column not in OUR_COLUMNS]]
+
+
+def patient_of(source: str, subject: str) -> str:
+    """Return the patient of the frame at the path `source`. Raises InputError if it would have to be guessed."""
+    path = Path(source)
     if subject:
         try:
-            match = re.search(subject, path.as_posix())
-            numbers = [match[1]] if match else []
+            match = re.search(subject, source)
+            patient = match and match[1]
         except (re.error, IndexError) as error:
             raise InputError(f"--subject: expected a regular expression with a group, found {subject!r}") from error
-    elif len(numbers) != (1 if in_folder else 2):
-        expected = "one number in its folders' names" if in_folder else "two numbers, the patient's and the image's"
-        raise InputError(f"{path}: expected {expected}, found {len(numbers)}; --subject can say where the patient is")
-    if not numbers or not re.fullmatch(f"[0-9]{{1,{MOST_DIGITS}}}", numbers[0] or ""):
-        what = f"a patient's number of at most {MOST_DIGITS} digits in {path.as_posix()!r}"
-        raise InputError(f"--subject: expected {what}, found {numbers[0] if numbers else 'none'}")
-    return int(numbers[0])
+        if not patient:
+            raise InputError(f"--subject: expected a patient in each name, found none by {subject!r}")
+        return patient
+    in_folder = len(path.parts) > 1
+    numbers = re.findall("[0-9]+", path.parent.as_posix() if in_folder else path.stem)
+    if len(numbers) != (1 if in_folder else 2):
+        expected = "one number in their folders' names" if in_folder else "two numbers, the patient's and the image's"
+        pattern = "^([^/]+)/" if in_folder else "^([^_]+)_"
+        raise InputError(f"expected {expected}; say where the patient is, as in --subject '{pattern}'")
+    return numbers[0]

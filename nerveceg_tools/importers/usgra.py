@@ -9,10 +9,7 @@ alike, not a file; otherwise training frames would leak into the test set.
 import re
 import shutil
 import tempfile
-from http.client import HTTPException
 from pathlib import Path
-from urllib.request import urlopen
-from zipfile import BadZipFile
 
 import cv2
 import numpy as np
@@ -24,7 +21,7 @@ from nerveceg_lib import rle
 from nerveceg_lib.data import io
 from nerveceg_lib.runtime.errors import InputError
 from nerveceg_lib.runtime.io import new_folder, storing, whole_folder
-from nerveceg_tools.importers import read_image
+from nerveceg_tools.importers import download, read_image
 from nerveceg_tools.importers.windows import Frame, choose, cut, find_field, thin
 
 ARCHIVE_URL = "https://github.com/tmkand/usgra-seg/archive/HEAD.zip"  # HEAD: whatever the main branch is called
@@ -61,7 +58,7 @@ def import_usgra(source: str | Path, destination: str | Path, *, seed: int = 0) 
     """
     destination, rng = new_folder(destination), np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as scratch:
-        source = _download(Path(scratch)) if source == "download" else Path(source)
+        source = download(ARCHIVE_URL, Path(scratch)) if source == "download" else Path(source)
         frames = [_read(*files) for files in tqdm(_pairs(source), "read frames", delay=5, mininterval=5)]
         boxes = [choose(frame, WINDOWS_PER_FRAME, rng) for frame in frames]
         windows = thin(pd.concat(boxes, ignore_index=True), PRESENCE, rng)
@@ -78,24 +75,6 @@ def import_usgra(source: str | Path, destination: str | Path, *, seed: int = 0) 
         f"{len(train)} training windows of {train['subject'].nunique()} subjects, {len(windows) - len(train)} test "
         f"windows, {np.mean(windows['piece'] > 0):.0%} with a nerve, from {windows['source'].nunique()} frames"
     )
-
-
-def _download(folder: Path) -> Path:
-    """Download and unpack the archive in `folder`, and return the folder that holds the repository.
-
-    `unpack_archive` leaves out members whose path would lead out of the folder.
-    """
-    archive, unpacked = folder / "archive.zip", folder / "unpacked"
-    try:
-        with urlopen(ARCHIVE_URL, timeout=60) as answer, archive.open("wb") as file:
-            shutil.copyfileobj(answer, file)
-        shutil.unpack_archive(archive, unpacked)
-        return next(unpacked.iterdir())  # GitHub packs everything into one folder
-    except (OSError, ValueError, HTTPException, BadZipFile) as error:
-        raise InputError(
-            f"{ARCHIVE_URL}: expected a zip archive to download, found: {error}; the folder of a local copy can be "
-            "given instead"
-        ) from error
 
 
 def _pairs(source: Path) -> list[tuple[Path, Path]]:
