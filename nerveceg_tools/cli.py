@@ -15,6 +15,7 @@ from pathlib import Path
 from nerveceg_lib import __version__
 from nerveceg_lib.runtime.errors import InputError, StorageError, at_least
 from nerveceg_lib.runtime.process import cores
+from nerveceg_tools import import_commands
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -93,10 +94,11 @@ def report(options: Namespace) -> None:
 
     examples:
       nerveceg report demo
+      nerveceg report real --masks ultrasam.csv
     """
     from nerveceg_tools.report import write_report
 
-    print(f"wrote {write_report(options.run)}")
+    print(f"wrote {write_report(options.run, options.masks)}")
 
 
 def predict(options: Namespace) -> None:
@@ -146,46 +148,6 @@ def phantom(options: Namespace) -> None:
     with storing(options.out):
         write_phantom(**{name: value for name, value in vars(options).items() if name != "command"})
     print(f"wrote {options.out}")
-
-
-def import_frames(options: Namespace) -> None:
-    """Copy your own frames and masks into the competition layout.
-
-    A mask has its frame's name, with or without _mask behind it.
-
-    examples:
-      nerveceg import-frames scans labels ~/data/mine
-      nerveceg import-frames scans labels ~/data/mine --subject '^([A-Z]+)_' --mask-values '#00ff00' --target lesion
-    """
-    from nerveceg_tools.importers.folder import Layout, import_frames
-
-    names = ("subject", "mask_values", "table", "keep", "on_bad", "target")
-    layout = Layout(**{name: getattr(options, name) for name in names})
-    print(import_frames(options.images, options.masks, options.out, layout))
-
-
-def import_bus_uclm(options: Namespace) -> None:
-    """Copy BUS-UCLM (breast ultrasound) into the competition layout.
-
-    examples:
-      nerveceg import-bus-uclm download ~/data/bus-uclm
-      nerveceg import-bus-uclm ~/Downloads/BUS-UCLM ~/data/bus-uclm
-    """
-    from nerveceg_tools.importers.bus_uclm import import_bus_uclm
-
-    print(import_bus_uclm(options.source, options.out))
-
-
-def import_usgra(options: Namespace) -> None:
-    """Cut USGRA-seg into the competition layout.
-
-    examples:
-      nerveceg import-usgra download ~/data/usgra
-      nerveceg import-usgra ~/Downloads/USGRA-seg ~/data/usgra
-    """
-    from nerveceg_tools.importers.usgra import import_usgra
-
-    print(import_usgra(options.source, options.out, seed=options.seed))
 
 
 def kaggle(options: Namespace) -> None:
@@ -262,6 +224,7 @@ def _add_runs(commands) -> None:
     add("network", choices=("classifier", "segmenter"))
     add = _command(commands, report)
     add("run", help="name of a run, such as demo")
+    add("--masks", type=Path, nargs="+", default=[], help="tables of other systems' masks; see `import-masks`")
     add = _command(commands, kaggle, parents=[parameters])
     add("user", help="your name in Kaggle's addresses")
     add("out", type=Path, help="a new or empty folder")
@@ -291,23 +254,6 @@ def _add_data(commands) -> None:
     add("--seed", type=int, default=0, help="the same seed gives the same bytes (default: 0)")
     add("--difficulty", default="medium", help="easy, medium or hard (default: medium)")
     add("--contradictory", type=float, default=0.03, help="share of wrong labels (default: 0.03)")
-    add = _command(commands, import_frames)
-    add("images", type=Path, help="folder of frames (PNG, TIFF, JPEG, BMP), also in subfolders")
-    add("masks", type=Path, help="folder of masks, laid out like the frames; may be the same folder")
-    add("out", type=Path, help="a new or empty folder, for `run -p data_dir`")
-    text = "regular expression whose group is the patient in a frame's path (default: the number of its folder, "
-    add("--subject", default="", help=f"{text}or for a frame in no folder the first of two numbers in its name)")
-    text = "mask values that are sought: 1 2, '#00ff00', or `any` (default: of two values the one that is not 0)"
-    add("--mask-values", nargs="+", default=[], metavar="VALUE", help=text)
-    text = "CSV file whose first column names the frames to copy; its other columns are kept in names.csv"
-    add("--frames", type=Path, dest="table", metavar="TABLE", help=text)
-    add("--keep", default="", metavar="COLUMN", help="a column of TABLE: frames with 0, no or false there are left out")
-    add("--on-bad", default="stop", help="stop at faulty files, or skip them (default: stop)")
-    add("--target", default="nerve", help="what the masks outline, for titles and tables (default: nerve)")
-    for preset in (import_bus_uclm, import_usgra):
-        add = _command(commands, preset)
-        add("source", help="folder of the data set as it is published, or `download`")
-        add("out", type=Path, help="a new or empty folder")
-    add("--seed", type=int, default=0, help="seed for choosing the windows (default: 0)")
+    import_commands.add_to(commands, _command)
     add = _command(commands, doctor)
     add("data", nargs="?", default="auto", help="a folder in competition layout (default: Kaggle's mount)")

@@ -7,6 +7,7 @@
 
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -16,6 +17,7 @@ import pandas as pd
 
 from nerveceg_lib import metrics, rle
 from nerveceg_lib.data.cache import FrameCache
+from nerveceg_lib.data.io import read_other_masks
 from nerveceg_lib.data.prepared import describe_dataset, load_frames
 from nerveceg_lib.inference.gate import load_gate
 from nerveceg_lib.plots import PREDICTION, TRUTH
@@ -34,8 +36,13 @@ PICTURES = {  # the overview shows those that the run has
 OUTCOMES = {(1, 1): "found", (1, 0): "missed", (0, 1): "false mask", (0, 0): "left blank"}  # (has_nerve, keep)
 
 
-def write_report(run: str) -> Path:
-    """Write the site of `run` and return its index.html. Raises InputError for a run without executed notebooks."""
+def write_report(run: str, others: Sequence[Path] = ()) -> Path:
+    """Write the site of `run` and return its index.html.
+
+    others: tables of masks that `import-masks` wrote; they are scored on the same held-out frames.
+
+    Raises InputError for a run without executed notebooks, and for tables that lack a held-out frame.
+    """
     from nbconvert import HTMLExporter  # a second to import
 
     folder = run_folder(run)
@@ -47,7 +54,9 @@ def write_report(run: str) -> Path:
     with whole_folder(folder / "report") as out:
         shutil.copy(TEMPLATES / "report" / "report.css", out)
         overview = exporter.environment.get_template("overview.html.j2")
-        (out / "index.html").write_text(overview.render(run=run, pages=pages, **_overview(run, out)), encoding="utf-8")
+        (out / "index.html").write_text(
+            overview.render(run=run, pages=pages, **_overview(run, out, others)), encoding="utf-8"
+        )
         for path, (file, title) in zip(notebooks, pages, strict=True):
             page = {"title": title, "run": run, "pages": pages, "here": file}
             notebook = _for_reading(nbformat.read(path, as_version=4), title, {file for file, _ in pages})
@@ -84,7 +93,7 @@ def _links(text: str, files: set[str]) -> str:
     return re.sub(r"\[([^\]]+)\]\(([\w-]+)\.ipynb\)", page, text)
 
 
-def _overview(run: str, out: Path) -> dict:
+def _overview(run: str, out: Path, others: Sequence[Path]) -> dict:
     """Return what the overview shows: the data, the pictures, and after notebook 4 the score and the table."""
     folder = run_folder(run)
     records = sorted((folder / "records").glob("*.json"))
@@ -103,8 +112,23 @@ def _overview(run: str, out: Path) -> dict:
         low, high = metrics.patient_interval(frames["score"].to_numpy(), frames["subject"].to_numpy())
         cache = load_frames(run)
         content |= {"score": parts | {"low": low, "high": high}, "frames": frames, "target": cache.target}
-        content["table"] = _table(cache, frames, out)
+        content |= {"table": _table(cache, frames, out), "others": _scores_of_others(others, cache, frames)}
     return content
+
+
+def _scores_of_others(paths: Sequence[Path], cache: FrameCache, frames: pd.DataFrame) -> str:
+    """Return an HTML table of the scores of other systems' masks: as drawn, behind this run's gate and an oracle."""
+    rows, has_nerve = [], frames["has_nerve"].to_numpy()
+    for path in paths:
+        masks = [rle.decode(text) for text in read_other_masks(path, frames)]
+        dice = np.array([metrics.dice(mask, cache.masks[row]) for mask, row in zip(masks, frames["row"], strict=True)])
+        drawn = np.array([mask.any() for mask in masks])
+        gates = {"as drawn": drawn, "behind this run's gate": drawn & frames["keep"], "perfect gate": has_nerve == 1}
+        for gate, keep in gates.items():
+            scores = metrics.gated_scores(has_nerve, dice, keep)
+            low, high = metrics.patient_interval(scores, frames["subject"].to_numpy())
+            rows.append({"masks": path.stem, "gate": gate, "score": f"{scores.mean():.3f} ({low:.3f} to {high:.3f})"})
+    return pd.DataFrame(rows).to_html(index=False, classes="figures", border=0) if rows else ""
 
 
 def _table(cache: FrameCache, frames: pd.DataFrame, out: Path) -> str:

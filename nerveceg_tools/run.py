@@ -60,7 +60,7 @@ def run(profile: str, overrides: Mapping[str, object], only: str, resume: bool, 
     check_taken(overrides, values, notebooks)
     if NOTEBOOKS[0] in notebooks:
         folders.find_competition_data(str(values["data_dir"]))  # before the notebooks of an earlier run are replaced
-    else:
+    elif not values.get("bias.pool"):  # a pool of finished runs needs no data of its own
         folders.require(str(values["run"]), NOTEBOOKS[0], "dataset.json")  # before a folder is made for a mistyped name
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # a kernel of the user's may belong to another Python
     os.environ["NERVECEG_RUNS"] = str(artefact_root())  # kernels work in notebooks/

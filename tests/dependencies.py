@@ -34,12 +34,18 @@ def needed_by(name: str, extras: tuple[str, ...] = (), visited: set | None = Non
 
 
 def licence(name: str) -> str:
-    """Return the licence in the package's metadata: an SPDX expression, else trove classifiers, else free text."""
+    """Return the licence in the package's metadata: an SPDX expression, else trove classifiers, else free text.
+
+    Where the metadata say UNKNOWN, it is the first line of the package's LICENSE file.
+    """
     fields = metadata.metadata(name)
     classifiers = [line.split(" :: ")[-1] for line in fields.get_all("Classifier", []) if line.startswith("License ::")]
-    return fields.get("License-Expression") or "; ".join(classifiers) or fields.get("License", "")
+    stated = fields.get("License-Expression") or "; ".join(classifiers) or fields.get("License", "")
+    if stated != "UNKNOWN":
+        return stated
+    return (metadata.distribution(name).read_text("LICENSE") or "").partition("\n")[0]
 
 
 if __name__ == "__main__":
-    packages = sorted(needed_by("nerveceg", ("test",)) - {"nerveceg"})
+    packages = sorted(needed_by("nerveceg", ("pretrained", "test")) - {"nerveceg"})
     print(HEAD + "\n".join(f"| {name} | {licence(name)} |" for name in packages))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from IPython.core.inputtransformer2 import TransformerManager
 
+from nerveceg_lib import rle
 from nerveceg_lib.data import prepared
 from nerveceg_lib.data.splits import split_patients
 from nerveceg_lib.models import build_model, complexity
@@ -16,8 +17,8 @@ from nerveceg_lib.runtime.errors import InputError
 from nerveceg_lib.runtime.io import write_csv
 from tests.conftest import REPOSITORY
 
-ARMS = ("bce_dice", "bce_dice-oversampled", "efficientnet-b4", "shared-unet", "coarse-to-fine")
-PARAMETERS = {"height": 32, "width": 48, "crop_size": 32, "base_channels": 2, "lr": 0.003, "epochs": 6}
+ARMS = ("bce_dice", "bce_dice-oversampled", "two-networks", "shared-trunk")
+PARAMETERS = {"height": 32, "width": 48, "base_channels": 2, "lr": 0.003, "epochs": 6, "classifier": "efficientnet-b0"}
 
 
 def define(frames, root):
@@ -33,16 +34,15 @@ def define(frames, root):
                 exec(compile(code, f"notebook 7, cell {number}", "exec"), names)
             if "parameters" in tags:
                 names |= PARAMETERS
+    names["two_stage_arms"] = []
     names["splits"] = {0.0: names["split_frames"](frames.index, 0, 0.0, 0)}
     return names
 
 
 def run_arm(notebook, arm):
-    splits = notebook["splits"][0.0]
     if arm not in notebook["TWO_STAGES"]:
         return notebook["run_one_stage"](arm, 0.0)
-    presence = notebook["train_presence"](arm, splits, f"presence-{arm}")
-    return notebook["score_two_stages"](*notebook["train_two_stages"](arm, presence, splits, arm), splits)
+    return notebook["run_two_stages"](arm, 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -79,15 +79,36 @@ def test_every_way_of_drawing_scores_every_held_out_frame_once(notebook, results
             assert gate != "oracle" or (way["keep"] <= way["has_nerve"]).all()
 
 
+def test_masks_of_another_system_are_scored_like_our_own(notebook, results, frames, tmp_path, monkeypatch):
+    rows = frames.index[frames.index["set"] == "train"]
+    perfect = [(r.subject, r.image, rle.encode(frames.masks[r.row])) for r in rows.itertuples()]
+    table = pd.DataFrame(perfect, columns=["subject", "img", "pixels"])
+    write_csv(tmp_path / "sam.csv", table)
+    monkeypatch.setitem(notebook, "other_masks", str(tmp_path / "sam.csv"))
+    monkeypatch.setitem(notebook, "two_stage_arms", ["shared-trunk"])
+    monkeypatch.setitem(notebook, "resume", True)
+    scored = run_arm(notebook, "shared-trunk")
+    pd.testing.assert_frame_equal(scored[scored["method"] == "shared-trunk"], results["shared-trunk"])
+    other = scored[scored["method"] == "sam"]
+    assert set(other["gate"]) == {"none", "hard", "classifier", "oracle"} and other["compute"].isna().all()
+    assert (other.loc[other["gate"].isin(["none", "oracle"]), "score"] == 1).all()
+    kept = other[other["gate"] == "hard"]
+    assert np.array_equal(kept["score"], kept["keep"] == kept["has_nerve"]), "a perfect mask fails by its gate only"
+    first = notebook["splits"][0.0]["validation"].iloc[0]
+    write_csv(tmp_path / "sam.csv", table[(table["subject"] != first["subject"]) | (table["img"] != first["image"])])
+    with pytest.raises(InputError, match="sam.csv: expected a mask for each labelled frame, found none for"):
+        notebook["score_other"](str(tmp_path / "sam.csv"), None, 0.0)
+
+
 def test_no_arm_spends_more_than_the_budget(notebook, results):
     spent = {arm: scored["compute"].iloc[0] for arm, scored in results.items()}
     forward = 2 * complexity.gmacs(build_model("unet", base_channels=2), torch.zeros(1, 1, 32, 48))
     assert notebook["one_stage_budget"](10) == pytest.approx(6 * 10 * 3 * forward)  # six epochs
     assert spent["bce_dice"] == 1 and spent["bce_dice-oversampled"] == pytest.approx(1, abs=0.02)
-    assert all(0.7 < spent[arm] <= 1 for arm in ("shared-unet", "coarse-to-fine"))
+    assert 0.7 < spent["shared-trunk"] <= 1
 
 
-@pytest.mark.parametrize("arm", ["bce_dice", "shared-unet", "coarse-to-fine"])
+@pytest.mark.parametrize("arm", ["bce_dice", "two-networks", "shared-trunk"])
 def test_held_out_truth_changes_only_the_scores(notebook, results, arm, tmp_path):
     """Anything that was fitted on held-out patients would change if their truth were another one."""
     frames = notebook["frames"]
@@ -103,30 +124,21 @@ def test_held_out_truth_changes_only_the_scores(notebook, results, arm, tmp_path
     assert not np.array_equal(scored["score"], results[arm]["score"])
 
 
-def test_finished_trainings_are_read_again_unless_a_parameter_changed(notebook, results, monkeypatch):
-    weights = {path: path.stat().st_mtime_ns for path in notebook["folder"].rglob("network.pt")}
-    monkeypatch.setitem(notebook, "resume", True)
-    pd.testing.assert_frame_equal(run_arm(notebook, "shared-unet"), results["shared-unet"])
-    assert weights == {path: path.stat().st_mtime_ns for path in weights}
-    monkeypatch.setitem(notebook, "epochs", 7)
-    run_arm(notebook, "bce_dice")
-    assert [path.parent.name for path, time in weights.items() if path.stat().st_mtime_ns != time] == ["bce_dice"]
-
-
 def test_unknown_arms_and_shares_are_refused(notebook):
     assert sum(map(len, notebook["splits"][0.0].values())) == 48  # share 0 keeps all frames
     with pytest.raises(InputError, match="empty_shares.*0.2 to 0.8, found 0.9"):
         notebook["split_frames"](notebook["frames"].index, 0, 0.9, 0)
-    assert notebook["read_arms"]("dice-oversampled,shared-unet") == (["dice-oversampled"], ["shared-unet"])
-    with pytest.raises(InputError, match="arms: expected one of.*shared-unet.*found 'guess'"):
+    assert notebook["read_arms"]("dice-oversampled,shared-trunk") == (["dice-oversampled"], ["shared-trunk"])
+    with pytest.raises(InputError, match="arms: expected one of.*shared-trunk.*found 'guess'"):
         notebook["read_arms"]("bce,guess")
 
 
-def four_frames(method, loss, gate, keep, score, compute=1.0, probability=np.nan):
+def four_frames(method, loss, gate, keep, score, compute=1.0, probability=np.nan, seed=0, cohort="a"):
     """Score four frames of two patients: with, without, with, without a nerve."""
     rows = pd.DataFrame({"row": range(4), "subject": [1, 1, 2, 2], "has_nerve": [1, 0, 1, 0], "keep": keep})
     rows = rows.assign(score=score, contradictory=[0, 1, 0, 0], method=method, loss=loss, oversampled=0, gate=gate)
     rows = rows.assign(compute=compute, probability=probability, run=0, dataset="d", difficulty="none", empty_share=0.5)
+    rows = rows.assign(clean=[1, 1, 0, 1], seed=seed, cohort=cohort)
     return pd.concat([rows.assign(cleaned=cleaned) for cleaned in (0, 1)])
 
 
@@ -137,10 +149,13 @@ def test_a_table_by_hand(notebook):
     oracle = four_frames("g", "dice", "oracle", [1, 0, 1, 0], [0.9, 1, 0.7, 1], 1.5)
     table = notebook["summarise"](pd.concat([dice, bce, fused, oracle]))
     table = table[table["cleaned"] == 1].set_index(["method", "loss", "gate"])
+    clean, table = (table[table["subset"] == subset] for subset in ("clean", "all"))
+    assert clean.loc[("g", "dice", "fused"), "score"] == pytest.approx((0.9 + 1 + 0) / 3)
     assert set(table["best_loss"]) == {"dice"} and table.loc[("blank", "none", "none"), "score"] == 0.5
     assert table.loc[("one-stage", "dice", "none"), ["score", "fnr", "fpr", "gain"]].tolist() == [0.5, 1, 0, 0]
     row = table.loc[("g", "dice", "fused")]
     assert row["score"] == pytest.approx(0.65) and row["gain"] == pytest.approx(0.15) and row["compute"] == 1.5
+    assert row["over_blank"] == pytest.approx(0.65 - 0.5)
     assert row["dice_true_positive"] == pytest.approx(0.8) and row["fpr"] == 0.5
     assert row["ece"] == pytest.approx(0.0)  # half of the frames have a nerve
     assert row["ceiling"] == pytest.approx(0.9 - 0.25) and row["closed"] == pytest.approx(0.15 / 0.15)
@@ -150,19 +165,23 @@ def test_a_table_by_hand(notebook):
         notebook["summarise"](pd.concat([fused, oracle]))
 
 
-def test_patients_of_different_runs_are_different_patients(notebook, root):
-    for folder in (root / "bias-0" / "07_blank_mask_bias", root / "bias-1" / "07_blank_mask_bias"):
-        folder.mkdir(parents=True)
-        write_csv(folder / "heldout.csv", four_frames("one-stage", "dice", "none", 0, [0, 1, 0, 1]))
-    table = notebook["summarise"](notebook["read_runs"]("bias-0, bias-*"))
-    assert set(table["runs"]) == {2} and set(table["patients"]) == {4} and set(table["frames"]) == {8}
+def test_the_choice_of_a_way_never_sees_the_patients_that_it_is_judged_on(notebook):
+    parts = [
+        four_frames("g", "dice", gate, 1, float(good), probability=0.5, cohort=cohort).assign(run=run)
+        for run, cohort in enumerate("ab")
+        for gate, good in (("fused", run == 0), ("hard", run == 1))
+    ]
+    chosen = notebook["choose_on_others"](pd.concat(parts))
+    assert len(chosen) == 16 and not chosen["score"].any() and set(chosen["run"]) == {0, 1}
+    assert notebook["choose_on_others"](parts[0]).empty
+
+
+def test_runs_share_patients_only_if_they_share_the_data(notebook, root):
+    for number, (seed, cohort) in enumerate([(0, "a"), (1, "a"), (0, "b")]):
+        (folder := root / f"bias-{number}" / "07_blank_mask_bias").mkdir(parents=True)
+        scored = four_frames("one-stage", "dice", "none", 0, [0, 1, 0, 1], seed=seed, cohort=cohort)
+        write_csv(folder / "heldout.csv", scored)
+    table = notebook["summarise"](notebook["read_runs"]("bias-0, bias-*")).query("subset == 'all'")
+    assert set(table["runs"]) == {3} and set(table["patients"]) == {4} and set(table["frames"]) == {12}
     with pytest.raises(InputError, match="pool: expected.*finished runs, found none"):
         notebook["read_runs"]("other-*")
-
-
-def test_reliability_counts_every_frame_once(notebook):
-    probability, chance = np.random.default_rng(0).random((2, 400))
-    scored = pd.concat([four_frames("g", "dice", "fused", 1, 1.0).query("cleaned == 0")] * 100, ignore_index=True)
-    scored = scored.assign(probability=probability, has_nerve=chance < probability)
-    table = notebook["reliability"](scored, bins=5)
-    assert table["frames"].tolist() == [80] * 5 and np.allclose(table["predicted"], table["observed"], atol=0.15)

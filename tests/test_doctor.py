@@ -11,7 +11,8 @@ from nerveceg_tools import doctor
 from nerveceg_tools.cli import main
 from tests.conftest import REPOSITORY
 
-COMMANDS = ["run", "fit", "report", "sweep", "predict", "phantom", "import-frames", "import-usgra", "kaggle", "doctor"]
+COMMANDS = ["run", "fit", "report", "sweep", "predict", "phantom", "kaggle", "doctor"]
+COMMANDS += ["import-frames", "import-masks", "import-bus-uclm", "import-usgra"]
 
 
 def test_a_sound_installation_and_data_folder(root, phantom, capsys):

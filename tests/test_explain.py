@@ -14,14 +14,13 @@ from nerveceg_lib.explain import METHODS, explain
 from nerveceg_lib.explain.attribution import attention_gates
 from nerveceg_lib.explain.hooks import region
 from nerveceg_lib.models import CLASSIFIERS, build_model, supported
-from nerveceg_lib.plots.explain import map_grid
 from nerveceg_lib.runtime.errors import InputError
 from tests.cells import definitions
 
 evaluation = definitions("05_cnn_visualizations")
 FEW_STEPS = {name: {"steps": 2} for name, method in METHODS.items() if method.map_type == "picture"}
 FEW_STEPS |= {"integrated-gradients": {"steps": 4, "max_steps": 4}, "smoothgrad": {"samples": 2}}
-WITH_SILU_OR_SIGMOID = ["efficientnet-b0", "shared-efficient-unet-b0", "efficient-unet-b0", "shared-unet"]
+WITHOUT_RELEVANCE = ["efficientnet-b0", "shared-efficient-unet-b0", "efficient-unet-lite0", "shared-unet"]
 WITH_ATTENTION = ["attention-unet", "r2attention-unet"]
 RELU_ONLY = ["resnet18", "r2unet-encoder", "unet", "deep-residual-unet", "r2unet"]
 
@@ -65,7 +64,7 @@ def activation(model, images, layer):
     return LayerActivation(model, model.get_submodule(layer)).attribute(images).detach()
 
 
-@pytest.mark.parametrize("name", WITH_SILU_OR_SIGMOID + WITH_ATTENTION + RELU_ONLY)
+@pytest.mark.parametrize("name", WITHOUT_RELEVANCE + WITH_ATTENTION + RELU_ONLY)
 def test_every_method_works_or_says_why_and_leaves_the_model_unchanged(name):
     model, image = network(name).train(), noise(1, 1, 32, 48)
     first_weight, *other_weights = model.parameters()
@@ -90,13 +89,6 @@ def test_every_method_works_or_says_why_and_leaves_the_model_unchanged(name):
     assert not first_weight.requires_grad and first_weight.grad is None
     assert all(weight.requires_grad and bool((weight.grad == 7).all()) for weight in other_weights)
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
-
-
-def test_a_failing_target_leaves_the_model_unchanged_too():
-    model = network("unet").train()
-    with pytest.raises(ZeroDivisionError):
-        explain(model, noise(1, 1, 32, 32), "guided-grad-cam", target=lambda logits: 1 / 0)
-    assert number_of_hooks(model) == 0 and model.training and all(w.requires_grad for w in model.parameters())
 
 
 @pytest.mark.parametrize("name, layer", [("unet", "encoder.units.1"), ("r2unet", "decoder.units.1.recurrent.0.conv")])
@@ -327,14 +319,3 @@ def test_similarity_and_ranks_by_hand():
     ranking = evaluation.rank_methods(pd.DataFrame.from_dict(rows, orient="index", columns=columns))
     assert ranking.index.tolist() == ["best", "middle", "worst"]
     assert ranking["rank"].tolist() == pytest.approx([(1 + 1 + 1) / 3, (2 + 3 + 2) / 3, (3 + 2 + 3) / 3])
-
-
-def test_the_map_grid_shows_every_map_on_one_scale_over_its_frame():
-    images, truths = np.full((2, 420, 580), 100, np.uint8), np.zeros((2, 420, 580), np.uint8)
-    truths[1, 100:200, 200:300] = 1
-    maps = {name: np.stack([np.eye(8), -4 * np.eye(8)]) for name in ("gradient", "grad-cam", "class-image")}
-    axes = np.array(map_grid(images, ["first", "second"], maps, truths).axes).reshape(2, 4)
-    assert [axis.get_title() for axis in (*axes[:, 0], *axes[0, 1:])] == ["first", "second", *maps]
-    assert axes[1, 1].images[-1].get_array().min() == -1 and axes[0, 1].images[-1].get_array().max() < 0.5
-    assert [len(axis.images) for axis in axes[0]] == [1, 2, 2, 1], "maps lie over the frame, pictures stand alone"
-    assert [len(axis.collections) for axis in axes[1]] == [1] * 4 and not axes[0, 0].collections

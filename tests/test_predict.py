@@ -27,9 +27,9 @@ def folder(root, phantom, tmp_path):
     classifier, segmenter = build_model("resnet18"), build_model("unet", base_channels=2)
     torch.nn.init.normal_(classifier.head[-1].weight, std=2.0)
     torch.nn.init.constant_([*segmenter.parameters()][-1], 0.2)  # the bias of the logits
-    metadata = {"model": "resnet18", "options": {}, "size": [32, 48], "fold": 0, "task": "presence"}
+    metadata = {"model": "resnet18", "options": {}, "size": [32, 48], "fold": 0}
     save_checkpoint(notebook_folder("toy", NOTEBOOKS[1]) / "classifier.pt", classifier, metadata)
-    metadata = {"model": "unet", "options": {"base_channels": 2}, "size": [48, 64], "fold": 0, "task": "segmentation"}
+    metadata = {"model": "unet", "options": {"base_channels": 2}, "size": [48, 64], "fold": 0}
     metadata["presence_head"] = False
     save_checkpoint(notebook_folder("toy", NOTEBOOKS[2]) / "segmenter.pt", segmenter, metadata)
     write_json(notebook_folder("toy", NOTEBOOKS[3]) / "gate.json", {"threshold": 0.0, "min_area": 1} | NOTHING_BEFORE)

@@ -213,19 +213,11 @@ def test_unknown_profile_notebook_and_data_folder_are_refused(notebooks, tmp_pat
         find_competition_data(str(tmp_path))
 
 
-@pytest.mark.parametrize(
-    ("command", "message"),
-    [
-        (["nerveceg_tools", "phantom", "out", "--difficulty", "cruel"], "cruel"),
-        (["nerveceg_lib", "run", "-q"], "run -q` is now called `python -m nerveceg_tools run -q`"),
-    ],
-)
-def test_the_command_line_answers_bad_input_with_code_2_and_no_traceback(tmp_path, command, message):
+def test_the_command_line_answers_bad_input_with_code_2_and_no_traceback(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, "-m", *command]
+    command = [sys.executable, "-m", "nerveceg_tools", "phantom", "out", "--difficulty", "cruel"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
-    assert done.returncode == 2
-    assert message in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "cruel" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "params").glob("*.yaml")), ids=lambda path: path.stem)

@@ -78,19 +78,12 @@ def read_rows(root: Path, table: pd.DataFrame):
         yield row, layout.read_frame(layout.image_path(root, row.subject, row.img)), text
 
 
-def test_files_agree_with_tables(imported):
+def test_the_summary_and_the_attribution(imported):
     root, line, table = imported
-    train, test = table[table["split"] == "train"], table[table["split"] == "test"]
-    names = [f"train/{row.subject}_{row.img}{end}" for row in train.itertuples() for end in (".tif", "_mask.tif")]
-    names += [f"test/{number}.tif" for number in range(1, len(test) + 1)]
-    names += ["ATTRIBUTION.txt", "LICENSE", "sample_submission.csv", "solution.csv", "train_masks.csv", "windows.csv"]
-    assert sorted(files(root)) == sorted(names)
-    assert line.startswith(f"{len(train)} training windows of {train['subject'].nunique()} subjects, {len(test)} test")
-    assert line.endswith(f"{table['nerve'].mean():.0%} with a nerve, from {table['source'].nunique()} frames")
-    assert pd.read_csv(root / "sample_submission.csv")["img"].tolist() == list(range(1, len(test) + 1))
+    train = table[table["split"] == "train"]
+    assert line.startswith(f"{len(train)} training windows of {train['subject'].nunique()} subjects, ")
     text = (root / "ATTRIBUTION.txt").read_text()
     assert "tmkand/usgra-seg" in text and "https://creativecommons.org/licenses/by/4.0/" in text and "rescaled" in text
-    assert (root / "LICENSE").read_text() == "Attribution 4.0 International"
 
 
 def test_windows_show_what_their_box_says(source, imported):
@@ -141,13 +134,6 @@ def test_two_nerves_never_share_a_window_and_colour_and_darkness_are_left_out():
     assert windows.find_field(0 * grey) == (0, 0, 0, 0)
 
 
-def test_thin_evens_out_presence_at_every_scale():
-    counts = {(240, 0): 60, (240, 1): 10, (480, 0): 20, (480, 1): 50}  # width and piece -> number of windows
-    rows = [(*key, 0.1) for key, count in counts.items() for _ in range(count)]
-    kept = windows.thin(pd.DataFrame(rows, columns=["w", "piece", "depth"]), 0.4, np.random.default_rng(0))
-    assert kept.value_counts(["w", "piece"]).to_dict() == {(240, 0): 15, (240, 1): 10, (480, 0): 20, (480, 1): 13}
-
-
 def copy_pair(root: Path, name: str) -> None:
     for folder in ("images", "masks"):
         (root / folder / name).write_bytes((root / folder / "0001.png").read_bytes())
@@ -161,13 +147,11 @@ def erase_nerves(root: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda root: (root / "images").rename(root / "pictures"), "expected a folder with images/ and masks/, found"),
         (lambda root: (root / "masks" / "0001.png").unlink(), "0001.png: expected a mask .*0001.png, found none"),
         (lambda root: (root / "images" / "0001.png").write_bytes(b"no"), "0001.png: expected a readable image, found"),
         (lambda root: cv2.imwrite(str(root / "masks" / "0001.png"), np.zeros((500, 534, 3), np.uint8)),
          r"0001.png: expected \(512, 534\) pixels as in .*0001.png, found \(500, 534\)"),
         (lambda root: copy_pair(root, "elbow.png"), "elbow.png: expected a number of its own"),
-        (lambda root: copy_pair(root, "1.png"), "1.png: expected a number of its own"),
         (erase_nerves, "expected windows with and without a nerve"),
     ],
 )  # fmt: skip

@@ -25,30 +25,15 @@ def to_input(images: np.ndarray | torch.Tensor) -> torch.Tensor:
     return (pixels - mean) / std.clamp_min(1e-3)
 
 
-class LabelledSet(Dataset):
-    """What networks are trained and validated on: `rows` of the index, the files' `names`, and batches by position.
-
-    `digest` is the hash of the data set that the rows belong to.
-    """
-
-    rows: np.ndarray
-    names: np.ndarray
-    digest: str
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitems__(self, positions: list[int]) -> Batch:
-        raise NotImplementedError
-
-
-class FrameSet(LabelledSet):
-    """Labelled frames of a cache, resized to one input size.
+class FrameSet(Dataset):
+    """Labelled frames of a cache, resized to one input size; what networks are trained and validated on.
 
     Args:
         frames: the frame cache.
         rows: rows of its index; a row that stands there twice is used twice.
         size: height and width of the network's input.
+
+    It keeps `rows`, the `names` of their files, and the data set's `digest`.
     """
 
     def __init__(self, frames: FrameCache, rows: np.ndarray | pd.Series, size: tuple[int, int]):
@@ -56,6 +41,9 @@ class FrameSet(LabelledSet):
         self.rows = np.asarray(rows)
         self.has_nerve = frames.index["has_nerve"].to_numpy()[self.rows].astype(np.float32)
         self.names, self.digest = frames.index["path"].to_numpy()[self.rows], frames.digest
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
     def __getitems__(self, positions: list[int]) -> Batch:
         """Return a whole batch, all float32 but the last.
@@ -83,24 +71,22 @@ def oversample(index: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([index, *[index[index["has_nerve"] == 1]] * (times - 1)], ignore_index=True)
 
 
-def train_loader(
-    labelled_set: LabelledSet, batch_size: int, seed: int, processes: int = 1, process: int = 0
-) -> DataLoader:
+def train_loader(frame_set: FrameSet, batch_size: int, seed: int, processes: int = 1, process: int = 0) -> DataLoader:
     """Return shuffled batches whose order depends on seed and epoch only, so that a resumed run repeats it.
 
     Of several `processes` each takes its share: their batches together are those of one process with batches
     `processes` times as large. Batches come from memory, so worker processes would only cost time.
     """
-    sampler: DistributedSampler[int] = DistributedSampler(labelled_set, processes, process, shuffle=True, seed=seed)
+    sampler: DistributedSampler[int] = DistributedSampler(frame_set, processes, process, shuffle=True, seed=seed)
     # batch norm cannot train on a single frame
     drop_last = len(sampler) % batch_size == 1 and len(sampler) > 1
-    return DataLoader(labelled_set, batch_size, sampler=sampler, collate_fn=_as_is, drop_last=drop_last)
+    return DataLoader(frame_set, batch_size, sampler=sampler, collate_fn=_as_is, drop_last=drop_last)
 
 
-def eval_loader(labelled_set: LabelledSet, batch_size: int, processes: int = 1, process: int = 0) -> DataLoader:
+def eval_loader(frame_set: FrameSet, batch_size: int, processes: int = 1, process: int = 0) -> DataLoader:
     """Return all frames in order; of several processes each takes every `processes`-th frame."""
-    sampler: DistributedSampler[int] = DistributedSampler(labelled_set, processes, process, shuffle=False)
-    return DataLoader(labelled_set, batch_size, sampler=sampler, collate_fn=_as_is)
+    sampler: DistributedSampler[int] = DistributedSampler(frame_set, processes, process, shuffle=False)
+    return DataLoader(frame_set, batch_size, sampler=sampler, collate_fn=_as_is)
 
 
 def _as_is(batch: Whole) -> Whole:

@@ -73,11 +73,9 @@ def describe_frames(data_dir: Path, listing: pd.DataFrame) -> pd.DataFrame:
     if not path.exists():
         numbers = listing["subject"].astype(str).where(listing["set"] == "train", "")
         return listing.assign(patient=numbers, source=listing["path"], clean=1)
-    names = pd.read_csv(path, dtype={"patient": str, "source": str}).fillna({"patient": ""})
-    if missing := sorted({*keys, "patient", "source"} - {*names}):
-        raise InputError(f"{path}: expected the columns {missing}, found {list(names)}")
-    names = names.drop_duplicates(keys).assign(clean=names.get("clean", 1))
-    described = listing.merge(names[[*keys, "patient", "source", "clean"]], on=keys, how="left")
+    names = pd.read_csv(path, dtype=str).reindex(columns=[*keys, "patient", "source", "clean"])
+    names = names.astype({"subject": int, "image": int}).fillna({"patient": "", "clean": 1}).drop_duplicates(keys)
+    described = listing.merge(names.astype({"clean": int}), on=keys, how="left")
     if (unnamed := described["source"].isna()).any():
         raise InputError(f"{path}: expected a row for each frame, found none for {described['path'][unnamed].iloc[0]}")
     return described
@@ -208,6 +206,15 @@ def read_masks_csv(path: Path, columns: list[str] = SUBMISSION_COLUMNS) -> pd.Da
     if (twice := table.duplicated(ids)).any():
         raise InputError(_in_row(path, twice, f"expected each {' and '.join(ids)} once, found one twice"))
     return table
+
+
+def read_other_masks(path: Path, frames: pd.DataFrame) -> list[str]:
+    """Return the RLE of each of `frames` in a table of subject, img, pixels. Raises InputError if one is missing."""
+    table = read_masks_csv(path, ["subject", "img", "pixels"]).set_index(["subject", "img"])["pixels"]
+    keys = list(zip(frames["subject"], frames["image"], strict=True))
+    if missing := [key for key in keys if key not in table]:
+        raise InputError(f"{path}: expected a mask for each labelled frame, found none for {missing[0]}")
+    return table[keys].tolist()
 
 
 def _in_row(path: Path, bad: pd.Series, message: str) -> str:

@@ -32,7 +32,7 @@ def guided_backpropagation(request: Request) -> Tensor:
     is negative below -1.28. The gradient is therefore clipped at 0 both before and behind each activation, which for
     ReLU is the original method. Raises InputError for networks without ReLU or SiLU.
     """
-    activations = [module for module in request.model.modules() if isinstance(module, nn.ReLU | nn.SiLU)]
+    activations = [module for module in request.model.modules() if isinstance(module, nn.ReLU | nn.ReLU6 | nn.SiLU)]
     if not activations:
         raise InputError(f"guided backpropagation: expected ReLU or SiLU, found none in {type(request.model).__name__}")
 
@@ -193,10 +193,11 @@ def relevance_propagation(request: Request, gamma: float = 0.25) -> Tensor:
     Batch norm is folded into the convolutions first. The gamma rule (Montavon et al. 2019,
     doi:10.1007/978-3-030-28954-6_10) is used for layers whose inputs are activations (0 or more), and the 0 rule for
     the others. Each layer is rewritten so that gradient x image is the relevance; biases take their share. captum's
-    LRP supports neither sums nor skip connections. Raises InputError for networks with SiLU or attention, for which no
-    rule conserves relevance.
+    LRP supports neither sums nor skip connections. Raises InputError for networks with SiLU, ReLU6 or attention, for
+    which no rule conserves relevance.
     """
-    unsupported = [layer for layer in request.model.modules() if isinstance(layer, nn.SiLU | nn.Sigmoid | SharedTrunk)]
+    kinds = nn.SiLU | nn.ReLU6 | nn.Sigmoid | SharedTrunk
+    unsupported = [layer for layer in request.model.modules() if isinstance(layer, kinds)]
     if unsupported:
         name = type(unsupported[0]).__name__
         raise InputError(f"lrp: expected ReLU, pooling and linear layers only, as in unet or resnet18, found {name}")

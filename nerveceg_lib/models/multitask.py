@@ -89,12 +89,21 @@ class SharedTrunk(nn.Module):
         self.head = nn.Sequential(dropout_layer(0.2), nn.Linear(1 + sum(segmenter.feature_widths), 1))
 
     def forward(self, image: torch.Tensor, coverage: bool = False):
+        masks, logit = self.encode(image)
+        return (logit, masks) if coverage else logit
+
+    def encode(self, image: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Return [mask logits], which `decode` takes, and presence logits (B,)."""
         masks, finest, bottleneck = self.segmenter.features(image)
         peak = masks.logsumexp((2, 3)) - math.log(masks[0].numel())  # (B, 1)
         attention = masks.sigmoid()
         under_mask = (attention * finest).sum((2, 3)) / attention.sum((2, 3)).clamp_min(1e-6)  # (B, C)
         logit = self.head(torch.cat([peak, under_mask, bottleneck.mean((2, 3))], dim=1)).squeeze(1)  # (B,)
-        return (logit, [masks]) if coverage else logit
+        return [masks], logit
+
+    def decode(self, image: torch.Tensor, masks: list[torch.Tensor]) -> torch.Tensor:
+        """Return the mask logits (B, 1, H, W) of images that were encoded."""
+        return masks[0]
 
 
 def shared_unet(base_channels: int = 64) -> SharedTrunk:

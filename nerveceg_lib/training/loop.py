@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from nerveceg_lib.data.datasets import Batch, LabelledSet
+from nerveceg_lib.data.datasets import Batch, FrameSet
 from nerveceg_lib.models.checkpoints import load_weights, save_checkpoint, weights_digest
 from nerveceg_lib.runtime.device import channels_last, resolve_precision
 from nerveceg_lib.runtime.errors import InputError
@@ -28,8 +28,8 @@ from nerveceg_lib.training.objectives import Objective
 def fit(
     network: nn.Module,
     objective: Objective,
-    train_set: LabelledSet,
-    validation_set: LabelledSet,
+    train_set: FrameSet,
+    validation_set: FrameSet,
     config: TrainingConfig,
     checkpoint: Path,
     metadata: dict,
@@ -41,7 +41,7 @@ def fit(
     Args:
         network: plain module that the objective can call.
         objective: loss to minimise and figure to maximise; see `training.objectives`.
-        train_set, validation_set: labelled frames or crops.
+        train_set, validation_set: labelled frames.
         config: epochs, batch size, learning rate, ….
         checkpoint: the .pt file to write; its .json and `curves.csv` are written beside it. Checkpoints of the training
             in progress are kept there too and removed at the end.
@@ -120,13 +120,13 @@ def _trainer(config: TrainingConfig, observers: list[Callback]) -> L.Trainer:
 def _recipe(
     network: nn.Module,
     objective: Objective,
-    train_set: LabelledSet,
-    validation_set: LabelledSet,
+    train_set: FrameSet,
+    validation_set: FrameSet,
     config: TrainingConfig,
     metadata: dict,
 ) -> dict:
     """Return everything that shapes a training, JSON-safe: equal recipes give equal networks."""
-    rows = [labelled_set.rows.tolist() for labelled_set in (train_set, validation_set)]
+    rows = [frame_set.rows.tolist() for frame_set in (train_set, validation_set)]
     recipe = {
         **metadata,
         "objective": f"{type(objective).__name__} {vars(objective)}",

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 from torch.utils.data import DataLoader
 
-from nerveceg_lib.data.datasets import Batch, LabelledSet, eval_loader, train_loader
+from nerveceg_lib.data.datasets import Batch, FrameSet, eval_loader, train_loader
 from nerveceg_lib.models.efficientnet import EfficientNetEncoder
 from nerveceg_lib.runtime.device import PRECISIONS
 from nerveceg_lib.runtime.errors import InputError, one_of
@@ -72,8 +72,8 @@ class TrainingModule(L.LightningModule):
         self,
         network: nn.Module,
         objective: Objective,
-        train_set: LabelledSet,
-        validation_set: LabelledSet,
+        train_set: FrameSet,
+        validation_set: FrameSet,
         config: TrainingConfig,
         augment: Callable[[Batch], Batch] | None = None,
     ):

@@ -20,6 +20,7 @@ from nerveceg_lib.runtime.errors import InputError
 
 FORMATS = ("PNG", "TIFF", "JPEG", "BMP")
 SUFFIXES = {".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"}
+MOST_NAMED = 10  # faults in one message
 MODES = {"1", "L", "LA", "P", "RGB", "RGBA"}  # Pillow's modes of at most 8 bits per channel that have a grey value
 
 
@@ -43,6 +44,13 @@ def open_image(path: Path) -> Image.Image:
     if image.mode not in MODES:
         raise InputError(f"{path}: expected 8 bits per channel, found Pillow's mode {image.mode}")
     return ImageOps.exif_transpose(image)
+
+
+def raise_all(faults: list[str], advice: str = "") -> None:
+    """Raise one InputError that names the first of many `faults`, if there are any; `advice` follows the last."""
+    if faults:
+        more = [f"and {len(faults) - MOST_NAMED} more{advice}"] * (len(faults) > MOST_NAMED)
+        raise InputError("\n".join(faults[:MOST_NAMED] + more))
 
 
 def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -78,8 +86,8 @@ def download(url: str, folder: Path) -> Path:
         return next(unpacked.iterdir())
     except (OSError, ValueError, HTTPException, BadZipFile) as error:
         raise InputError(
-            f"{url}: the archive could not be downloaded and unpacked ({error}); where there is no network, pass the "
-            "folder of a copy"
+            f"{url}: expected a zip archive to download, found: {error}; "
+            "the folder of a local copy can be given instead"
         ) from error
 
 

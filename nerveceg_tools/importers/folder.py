@@ -24,11 +24,10 @@ from nerveceg_lib.rle import FRAME_SHAPE
 from nerveceg_lib.runtime.errors import InputError, one_of
 from nerveceg_lib.runtime.io import new_folder, storing, whole_folder, write_csv, write_json
 from nerveceg_lib.runtime.process import ahead, cores
-from nerveceg_tools.importers import SUFFIXES, fit_frame, image_files, natural, read_image, read_table
+from nerveceg_tools.importers import SUFFIXES, fit_frame, image_files, natural, raise_all, read_image, read_table
 from nerveceg_tools.importers.masks import check_values, read_mask
 
 ON_BAD = ("stop", "skip")
-MOST_NAMED = 10  # faults in one message
 OUR_COLUMNS = ["set", "subject", "image", "patient", "source"]
 SAME_ASPECT = 0.01  # relative difference of proportions that rounding may cause
 
@@ -83,7 +82,8 @@ def import_frames(images: Path, masks: Path, out: Path, layout: Layout) -> str:
         faults += [
             {"source": s, "reason": r} for s, r in zip(table["source"][bad], converted["fault"][bad], strict=True)
         ]
-        _judge(faults, layout.on_bad)
+        if layout.on_bad == "stop":
+            raise_all([fault["reason"] for fault in faults], "; `--on-bad skip` leaves them out")
         table, converted = table[~bad], converted[~bad]
         areas = converted["area"][table["set"] == "train"].to_numpy()
         if len(values := sorted({*converted["value"]} - {""})) > 1:
@@ -99,13 +99,6 @@ def import_frames(images: Path, masks: Path, out: Path, layout: Layout) -> str:
         write_json(folder / "dataset.json", {"target": layout.target})
     left_out += ["with a fault (see skipped.csv)"] * len(faults)
     return _summary(table, areas, layout.target, int(converted["scaled"].sum()), left_out)
-
-
-def _judge(faults: list[dict], on_bad: str) -> None:
-    """Raise InputError for faults that are not to be skipped."""
-    if faults and on_bad == "stop":
-        more = [f"and {len(faults) - MOST_NAMED} more; `--on-bad skip` leaves them out"] * (len(faults) > MOST_NAMED)
-        raise InputError("\n".join([fault["reason"] for fault in faults[:MOST_NAMED]] + more))
 
 
 def _summary(table: pd.DataFrame, areas: np.ndarray, target: str, scaled: int, left_out: list[str]) -> str:

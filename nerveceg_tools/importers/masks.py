@@ -4,12 +4,16 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 from PIL import Image
 
+from nerveceg_lib import rle
+from nerveceg_lib.data.io import describe_frames, list_frames
 from nerveceg_lib.runtime.errors import InputError
-from nerveceg_tools.importers import open_image
+from nerveceg_lib.runtime.io import write_csv
+from nerveceg_tools.importers import fit_frame, image_files, open_image, raise_all
 
 ANY = "any"
 VALUE = re.compile(r"[0-9]{1,3}|#[0-9a-fA-F]{6}")
@@ -88,3 +92,34 @@ def _names(values: list[int], coloured: bool) -> str:
 
 def _name(value: int, coloured: bool) -> str:
     return f"#{value:06x}" if coloured else str(value)
+
+
+def import_masks(masks: Path, data: Path, out: Path, values: Sequence[str] = ()) -> str:
+    """Write the masks that another system has drawn for the labelled frames of `data` as a table of RLE.
+
+    Args:
+        masks: a folder with a mask for each frame, named like its source or like {subject}_{image}, with or without
+            _mask behind it; see `read_mask`. Masks of other sizes are scaled as `import_frames` scales frames.
+        data: a folder in competition layout.
+        out: the table to write: subject, img, pixels. Notebook 7 and the report compare it with the kit's own masks.
+        values: see `read_mask`.
+
+    Returns a line that counts them. Raises one InputError for all masks that are missing or cannot be read.
+    """
+    check_values(values)
+    frames = describe_frames(data, list_frames(data)[0]).query("set == 'train'")
+    by_name = {path.relative_to(masks).with_suffix("").as_posix(): path for path in image_files(masks)[0]}
+    rows, faults = [], []
+    for frame in frames.itertuples():
+        names = (Path(frame.source).with_suffix("").as_posix(), f"{frame.subject}_{frame.image}")
+        paths = [by_name[name] for name in (*names, *(f"{name}_mask" for name in names)) if name in by_name]
+        try:
+            if not paths:
+                raise InputError(f"{masks}: expected a mask for each frame, found none for {names[0]} ({names[1]})")
+            mask = fit_frame(read_mask(paths[0], values)[0], cv2.INTER_NEAREST)
+            rows.append((frame.subject, frame.image, rle.encode(mask)))
+        except InputError as error:
+            faults.append(str(error))
+    raise_all(faults)
+    write_csv(out, pd.DataFrame(rows, columns=["subject", "img", "pixels"]))
+    return f"{len(rows)} masks, {sum(pixels != '' for *_, pixels in rows)} of them not blank"
