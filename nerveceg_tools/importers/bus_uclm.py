@@ -28,7 +28,7 @@ malignant lesions were joined. Left out are the 13 frames of the patient HESN, w
 the frames, and the 4 frames of CHCO, which are copies of frames of CHVI. names.csv names the source of every frame; its
 column `clean` is 1 for frames without calipers, other marks, a Doppler box or a second picture.
 """
-LEFT_OUT = {"HESN": "masks of other proportions", "CHCO": "copies of frames of CHVI"}
+LEFT_OUT = ("HESN", "CHCO")  # patients; ATTRIBUTION says why
 SHORTCUTS = ("Doppler", "Marks", "Combined")  # what gives a lesion away
 
 

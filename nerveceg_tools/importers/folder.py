@@ -79,21 +79,15 @@ def import_frames(images: Path, masks: Path, out: Path, layout: Layout) -> str:
         done = tqdm(ahead(work, table.itertuples(), cores(), depth=16), "frames", len(table), delay=5, mininterval=5)
         converted = pd.DataFrame(list(done), index=table.index, columns=["area", "scaled", "value", "fault"])
         bad = converted["fault"] != ""
-        faults += [
-            {"source": s, "reason": r} for s, r in zip(table["source"][bad], converted["fault"][bad], strict=True)
-        ]
+        faults += map(_fault, table["source"][bad], converted["fault"][bad])
         if layout.on_bad == "stop":
             raise_all([fault["reason"] for fault in faults], "; `--on-bad skip` leaves them out")
         table, converted = table[~bad], converted[~bad]
         areas = converted["area"][table["set"] == "train"].to_numpy()
         if len(values := sorted({*converted["value"]} - {""})) > 1:
-            raise InputError(
-                f"{masks}: found masks with one of the values {values}; --mask-values says which are sought"
-            )
+            raise InputError(f"{masks}: masks have different values, {values}; --mask-values says which are sought")
         if not areas.any():
-            raise InputError(
-                f"{masks}: expected masks that outline something, found {len(areas)} without a pixel of it"
-            )
+            raise InputError(f"{masks}: expected masks that outline a {layout.target}, found {len(areas)} blank ones")
         write_csv(folder / "names.csv", table.drop(columns=["mask", "file"]))
         write_csv(folder / "skipped.csv", pd.DataFrame(faults, columns=["source", "reason"]))
         write_json(folder / "dataset.json", {"target": layout.target})
@@ -105,9 +99,7 @@ def _summary(table: pd.DataFrame, areas: np.ndarray, target: str, scaled: int, l
     train = table[table["set"] == "train"]
     positive = areas[areas > 0]
     examples = train.drop_duplicates("patient").head(3)
-    named = ", ".join(
-        f"{patient} ({source})" for patient, source in zip(examples["patient"], examples["source"], strict=True)
-    )
+    named = ", ".join(f"{example.patient} ({example.source})" for example in examples.itertuples())
     lines = [
         f"{len(train)} labelled frames of {train['patient'].nunique()} patients, {len(table) - len(train)} test frames",
         f"patients: {named}{', …' if train['patient'].nunique() > 3 else ''}",
