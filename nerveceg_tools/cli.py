@@ -68,7 +68,7 @@ def run(options: Namespace) -> int:
             print("clean frames: {clean_score:.3f} ({clean_score_low:.3f} to {clean_score_high:.3f})".format(**score))
             print("to compare: all masks empty {clean_all_empty:.3f}".format(**score))
         print(f"look at it: python -m nerveceg_tools report {folder.name}")
-    if "06_submission_rle" in metrics:
+    if metrics.get("06_submission_rle", {}).get("rows"):  # data sets without test frames have nothing to submit
         print(f"submission: {folder / '06_submission_rle' / 'submission.csv'}")
     return 0
 

@@ -82,6 +82,7 @@ def test_the_summary_and_the_attribution(imported):
     root, line, table = imported
     train = table[table["split"] == "train"]
     assert line.startswith(f"{len(train)} training windows of {train['subject'].nunique()} subjects, ")
+    assert line.endswith("these are other files than those that the kit's results come from")
     text = (root / "ATTRIBUTION.txt").read_text()
     assert "tmkand/usgra-seg" in text and "https://creativecommons.org/licenses/by/4.0/" in text and "rescaled" in text
 
@@ -200,7 +201,8 @@ def test_failed_downloads_are_one_clear_error(offer, monkeypatch, tmp_path):
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs NERVECEG_SHARED/data/usgra-seg")
 def test_real_set(tmp_path):
-    usgra.import_usgra(REAL, tmp_path)
+    line = usgra.import_usgra(REAL, tmp_path)
+    assert line.endswith("these are the files that the kit's results come from")
     table = pd.read_csv(tmp_path / "windows.csv")
     assert table["split"].value_counts().to_dict() == {"train": 934, "test": 243} and table["nerve"].sum() == 483
     assert table.groupby("subject")["split"].nunique().max() == 1

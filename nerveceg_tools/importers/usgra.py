@@ -6,6 +6,7 @@ frames are one scan, or two of one sweep, saved in different sizes. A subject is
 alike, not a file; otherwise training frames would leak into the test set.
 """
 
+import hashlib
 import re
 import shutil
 import tempfile
@@ -25,6 +26,8 @@ from nerveceg_tools.importers import download, read_image
 from nerveceg_tools.importers.windows import Frame, choose, cut, find_field, thin
 
 ARCHIVE_URL = "https://github.com/tmkand/usgra-seg/archive/HEAD.zip"  # HEAD: whatever the main branch is called
+# of the 204 training frames and masks that the kit's results come from
+FILES_SHA256 = "5768cbe0774c5016852499a3853fa419be3eec86587d771e0d93d7931028ea8d"
 ATTRIBUTION = """\
 The frames and masks in this folder come from USGRA-seg (Ultrasound-Guided Regional Anaesthesia semantic
 segmentation), GitHub repository tmkand/usgra-seg: https://github.com/tmkand/usgra-seg
@@ -59,7 +62,9 @@ def import_usgra(source: str | Path, destination: str | Path, *, seed: int = 0) 
     destination, rng = new_folder(destination), np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as scratch:
         source = download(ARCHIVE_URL, Path(scratch)) if source == "download" else Path(source)
-        frames = [_read(*files) for files in tqdm(_pairs(source), "read frames", delay=5, mininterval=5)]
+        pairs = _pairs(source)
+        digest = hashlib.sha256(b"".join(path.read_bytes() for pair in pairs for path in pair)).hexdigest()
+        frames = [_read(*files) for files in tqdm(pairs, "read frames", delay=5, mininterval=5)]
         boxes = [choose(frame, WINDOWS_PER_FRAME, rng) for frame in frames]
         windows = thin(pd.concat(boxes, ignore_index=True), PRESENCE, rng)
         if windows.empty:
@@ -71,9 +76,11 @@ def import_usgra(source: str | Path, destination: str | Path, *, seed: int = 0) 
             for licence in source.glob("LICENSE"):
                 shutil.copyfile(licence, folder / licence.name)
     train = windows[windows["split"] == "train"]
+    published = "the files" if digest == FILES_SHA256 else "other files than those"
     return (
         f"{len(train)} training windows of {train['subject'].nunique()} subjects, {len(windows) - len(train)} test "
-        f"windows, {np.mean(windows['piece'] > 0):.0%} with a nerve, from {windows['source'].nunique()} frames"
+        f"windows, {np.mean(windows['piece'] > 0):.0%} with a nerve, from {windows['source'].nunique()} frames; "
+        f"these are {published} that the kit's results come from"
     )
 
 
