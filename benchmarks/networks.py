@@ -14,7 +14,7 @@ from torch import nn
 from nerveceg_lib.data.cache import FrameCache, open_cache
 from nerveceg_lib.data.datasets import FrameSet
 from nerveceg_lib.data.prepared import cache_dir
-from nerveceg_lib.models import CLASSIFIERS, build_model
+from nerveceg_lib.models import CLASSIFIERS, EFFICIENT_UNETS, build_model
 from nerveceg_lib.models.checkpoints import load_checkpoint, save_checkpoint
 from nerveceg_lib.runtime import folders
 from nerveceg_lib.runtime.device import channels_last
@@ -61,9 +61,10 @@ def train_segmenter(name: str, path: Path, steps: int = 240, batch_size: int = 4
     """Train on crops of frames at the benchmark's scale, half of them around the nerve: a tenth of a frame's pixels."""
     torch.manual_seed(0)
     draw = np.random.default_rng(0)
-    cache, network = frames(), channels_last(build_model(name)).train()
+    options = {"presence_head": True} if name in EFFICIENT_UNETS else {}
+    cache, network = frames(), channels_last(build_model(name, **options)).train()
     positive = FrameSet(cache, cache.index.loc[cache.index["has_nerve"] == 1, "row"], SIZE)
-    objective = (PresenceHeadObjective if hasattr(network, "presence_logit") else SegmentationObjective)("bce_dice")
+    objective = (PresenceHeadObjective if options else SegmentationObjective)("bce_dice")
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     for _ in range(steps):
@@ -74,7 +75,7 @@ def train_segmenter(name: str, path: Path, steps: int = 240, batch_size: int = 4
         objective.loss(network, {"image": image, "mask": mask, "has_nerve": mask.flatten(1).amax(1)}).backward()
         optimizer.step()
         schedule.step()
-    save_checkpoint(path, network, {"model": name, "options": {}, "size": SIZE})
+    save_checkpoint(path, network, {"model": name, "options": options, "size": SIZE})
 
 
 def _crop(image: torch.Tensor, mask: torch.Tensor, draw: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,7 +17,7 @@ from nerveceg_lib.runtime.errors import InputError
 from nerveceg_lib.runtime.io import write_csv
 from tests.conftest import REPOSITORY
 
-ARMS = ("bce_dice", "bce_dice-oversampled", "two-networks", "shared-trunk")
+ARMS = ("bce_dice", "bce_dice-oversampled", "two-networks", "presence-head")
 PARAMETERS = {"height": 32, "width": 48, "base_channels": 2, "lr": 0.003, "epochs": 6, "classifier": "efficientnet-b0"}
 
 
@@ -85,10 +85,10 @@ def test_masks_of_another_system_are_scored_like_our_own(notebook, results, fram
     table = pd.DataFrame(perfect, columns=["subject", "img", "pixels"])
     write_csv(tmp_path / "sam.csv", table)
     monkeypatch.setitem(notebook, "other_masks", str(tmp_path / "sam.csv"))
-    monkeypatch.setitem(notebook, "two_stage_arms", ["shared-trunk"])
+    monkeypatch.setitem(notebook, "two_stage_arms", ["presence-head"])
     monkeypatch.setitem(notebook, "resume", True)
-    scored = run_arm(notebook, "shared-trunk")
-    pd.testing.assert_frame_equal(scored[scored["method"] == "shared-trunk"], results["shared-trunk"])
+    scored = run_arm(notebook, "presence-head")
+    pd.testing.assert_frame_equal(scored[scored["method"] == "presence-head"], results["presence-head"])
     other = scored[scored["method"] == "sam"]
     assert set(other["gate"]) == {"none", "hard", "classifier", "oracle"} and other["compute"].isna().all()
     assert (other.loc[other["gate"].isin(["none", "oracle"]), "score"] == 1).all()
@@ -105,10 +105,10 @@ def test_no_arm_spends_more_than_the_budget(notebook, results):
     forward = 2 * complexity.gmacs(build_model("unet", base_channels=2), torch.zeros(1, 1, 32, 48))
     assert notebook["one_stage_budget"](10) == pytest.approx(6 * 10 * 3 * forward)  # six epochs
     assert spent["bce_dice"] == 1 and spent["bce_dice-oversampled"] == pytest.approx(1, abs=0.02)
-    assert 0.7 < spent["shared-trunk"] <= 1
+    assert 0.7 < spent["presence-head"] <= 1
 
 
-@pytest.mark.parametrize("arm", ["bce_dice", "two-networks", "shared-trunk"])
+@pytest.mark.parametrize("arm", ["bce_dice", "two-networks", "presence-head"])
 def test_held_out_truth_changes_only_the_scores(notebook, results, arm, tmp_path):
     """Anything that was fitted on held-out patients would change if their truth were another one."""
     frames = notebook["frames"]
@@ -128,8 +128,8 @@ def test_unknown_arms_and_shares_are_refused(notebook):
     assert sum(map(len, notebook["splits"][0.0].values())) == 48  # share 0 keeps all frames
     with pytest.raises(InputError, match="empty_shares.*0.2 to 0.8, found 0.9"):
         notebook["split_frames"](notebook["frames"].index, 0, 0.9, 0)
-    assert notebook["read_arms"]("dice-oversampled,shared-trunk") == (["dice-oversampled"], ["shared-trunk"])
-    with pytest.raises(InputError, match="arms: expected one of.*shared-trunk.*found 'guess'"):
+    assert notebook["read_arms"]("dice-oversampled,presence-head") == (["dice-oversampled"], ["presence-head"])
+    with pytest.raises(InputError, match="arms: expected one of.*presence-head.*found 'guess'"):
         notebook["read_arms"]("bce,guess")
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nerveceg_lib.data import io
 from nerveceg_lib.data.cache import load_cache, open_cache
-from nerveceg_lib.data.datasets import Augmentation, FrameSet, oversample, to_input, train_loader
+from nerveceg_lib.data.datasets import Augmentation, FrameSet, to_input, train_loader
 from nerveceg_lib.data.splits import split_fold, split_patients
 from nerveceg_lib.runtime.errors import InputError
 from nerveceg_lib.runtime.io import write_json
@@ -147,10 +147,3 @@ def test_augmentation_moves_the_mask_with_the_image(frames):
     image, moved = batch["image"] > 0.5, batch["mask"] > 0.5
     assert 2 * (image & moved).sum() / (image.sum() + moved.sum()) > 0.9
     assert not torch.equal(batch["mask"], mask)
-
-
-def test_oversampling_repeats_positive_frames_whole_times():
-    for empty, positive, times in ((8, 2, 4), (59, 41, 1), (61, 39, 2), (0, 3, 1), (4, 0, 1)):
-        index = pd.DataFrame({"has_nerve": [0] * empty + [1] * positive, "row": range(empty + positive)})
-        counts = oversample(index).value_counts("row").sort_index()
-        assert counts.tolist() == [1] * empty + [times] * positive

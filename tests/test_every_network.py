@@ -6,7 +6,6 @@ import shutil
 
 import pandas as pd
 import pytest
-import torch
 
 from nerveceg_lib.inference.submission import validate_submission
 from nerveceg_lib.models import SEGMENTERS
@@ -49,7 +48,7 @@ def check_submission(folder):
     validate_submission(folder / NOTEBOOKS[5] / "submission.csv", data / "sample_submission.csv")
 
 
-@pytest.mark.parametrize("name", ["efficientnet-b0", "resnet18", "r2unet-encoder", "shared-unet"])
+@pytest.mark.parametrize("name", ["efficientnet-b0", "resnet18", "r2unet-encoder"])
 def test_classifier_is_trained_by_notebook_2(name, folder):
     run_cells(NOTEBOOKS[1], until="train", **{"classifier.model": name})
     _, metadata = load_checkpoint(folder / NOTEBOOKS[1] / "classifier.pt")
@@ -96,24 +95,12 @@ def test_a_network_of_ones_own_goes_through_the_notebooks(folder, tmp_path, monk
     check_submission(folder)
 
 
-@pytest.mark.parametrize("name", ["shared-unet", "shared-efficient-unet-b0"])
-def test_a_segmenter_continues_from_a_shared_trunk(name, folder):
-    run_cells(NOTEBOOKS[1], **{"classifier.model": name})
-    run_cells(NOTEBOOKS[2], **{"segmenter.start": "classifier", "segmenter.lr": 1e-12})
-    trunk, _ = load_checkpoint(folder / NOTEBOOKS[1] / "classifier.pt")
-    segmenter, metadata = load_checkpoint(folder / NOTEBOOKS[2] / "segmenter.pt")
-    assert metadata["model"] == name.removeprefix("shared-")
-    weights = dict(trunk.segmenter.named_parameters())
-    assert all(torch.allclose(value, weights[key], atol=1e-6) for key, value in segmenter.named_parameters())
-    run_cells(NOTEBOOKS[3], **{"inference.gate": "fused", "inference.cleanup": "largest", "inference.flip": True})
-    assert read(folder / NOTEBOOKS[3] / "gate.json")["cleanup"] == "largest"
-    with pytest.raises(InputError, match="gate_from: the segmenter has no trained presence head"):
-        run_cells(NOTEBOOKS[3], **{"inference.gate_from": "segmenter"})
-
-
 def test_one_network_for_both_stages_goes_through_the_notebooks(folder):
     one = {"segmenter.model": "efficient-unet-lite0", "segmenter.pretrained": True, "segmenter.presence_head": True}
     one |= {"segmenter.encoder_lr_factor": 0.1, "inference.gate_from": "segmenter", "inference.gate": "fused"}
+    one |= {"inference.flip": True, "inference.cleanup": "largest"}
+    with pytest.raises(InputError, match="deep_supervision: expected false together with presence_head"):
+        run_cells(NOTEBOOKS[2], **{"segmenter.presence_head": True, "segmenter.deep_supervision": True})
     for notebook in NOTEBOOKS[2:]:  # the classifier of notebook 2 is not needed
         run_cells(notebook, **one)
     check_submission(folder)
@@ -122,18 +109,8 @@ def test_one_network_for_both_stages_goes_through_the_notebooks(folder):
         trained.encoder.net._conv_stem.weight - EfficientNetEncoder("efficientnet-lite0", True).net._conv_stem.weight
     )
     assert 0 < change.abs().max() < 0.05, "it started from ImageNet weights"
-    assert read(folder / NOTEBOOKS[3] / "gate.json")["evidence"] == "fused"
-
-
-def test_a_start_that_the_segmenter_cannot_have_is_named(folder):
-    start = {"segmenter.start": "classifier"}
-    with pytest.raises(InputError, match="classifier.pt.*not found.*02_classifier_training"):
-        run_cells(NOTEBOOKS[2], **start)
-    run_cells(NOTEBOOKS[1])
-    with pytest.raises(InputError, match="classifier of this run: expected one of.*found 'efficientnet-b0'"):
-        run_cells(NOTEBOOKS[2], **start)
-    with pytest.raises(InputError, match="start: expected one of.*found 'head'"):
-        run_cells(NOTEBOOKS[2], **{"segmenter.start": "head"})
+    gate = read(folder / NOTEBOOKS[3] / "gate.json")
+    assert (gate["evidence"], gate["cleanup"]) == ("fused", "largest")
 
 
 def test_notebook_7_keeps_finished_networks_and_pools_runs(folder):
@@ -146,7 +123,7 @@ def test_notebook_7_keeps_finished_networks_and_pools_runs(folder):
     assert main(["run", "--profile", PROFILE, "--only", "07", "-p", "run", "pooled", "-p", "bias.pool", "bias-*"]) == 0
     study = folder.parent / "pooled" / STUDIES[0]
     table = pd.read_csv(study / "arms.csv")
-    assert set(table["method"]) == {"blank", "one-stage", "two-networks", "shared-trunk"}
+    assert set(table["method"]) == {"blank", "one-stage", "two-networks", "presence-head"}
     assert set(table["runs"]) == {2} and len(pd.read_csv(study / "reliability.csv"))
 
 

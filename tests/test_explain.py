@@ -20,7 +20,7 @@ from tests.cells import definitions
 evaluation = definitions("05_cnn_visualizations")
 FEW_STEPS = {name: {"steps": 2} for name, method in METHODS.items() if method.map_type == "picture"}
 FEW_STEPS |= {"integrated-gradients": {"steps": 4, "max_steps": 4}, "smoothgrad": {"samples": 2}}
-WITHOUT_RELEVANCE = ["efficientnet-b0", "shared-efficient-unet-b0", "efficient-unet-lite0", "shared-unet"]
+WITHOUT_RELEVANCE = ["efficientnet-b0", "efficient-unet-lite0"]
 WITH_ATTENTION = ["attention-unet", "r2attention-unet"]
 RELU_ONLY = ["resnet18", "r2unet-encoder", "unet", "deep-residual-unet", "r2unet"]
 
@@ -127,7 +127,7 @@ def test_hierarchical_cam_is_the_maximum_of_the_scaled_maps():
     torch.testing.assert_close(explain(model, image, "hierarchical-cam", layer="1"), scaled[0])
 
 
-@pytest.mark.parametrize("name", ["efficientnet-b0", "resnet18", "unet", "shared-unet", "attention-unet"])
+@pytest.mark.parametrize("name", ["efficientnet-b0", "resnet18", "unet", "attention-unet"])
 def test_integrated_gradients_are_complete(name):
     model, image = network(name), noise(1, 1, 32, 48)
     with torch.no_grad():

@@ -110,3 +110,5 @@ def test_networks_of_different_folds_are_refused(root):
         save_checkpoint(path, build_model(model, **options), metadata)
     with pytest.raises(InputError, match="fold of run mixed: expected both networks to leave out the same one"):
         load_system(["mixed"])
+    with pytest.raises(InputError, match="gate_from: the segmenter has no trained presence head"):
+        load_system(["mixed"], "segmenter")

@@ -100,7 +100,10 @@ def test_evidence_of_several_networks_is_the_mean_of_theirs():
 def test_one_network_for_both_stages_gives_what_two_networks_would(flip):
     torch.manual_seed(0)
     noise = np.random.default_rng(0).integers(0, 256, (1, 420, 580)).astype(np.uint8)
-    images, networks = np.concatenate([noise, FRAMES]), [build_model("efficient-unet-b0") for _ in range(2)]
+    images, networks = (
+        np.concatenate([noise, FRAMES]),
+        [build_model("efficient-unet-b0", presence_head=True) for _ in range(2)],
+    )
     batch = Ensemble([], (64, 96)).read(images)
     for network in networks:
         for _ in range(20):  # batch norm learns these frames, so that the network tells them apart

@@ -1,7 +1,6 @@
 """One tester for every registered network, and what is special to each of them."""
 
 import inspect
-import math
 import sys
 from urllib.error import URLError
 
@@ -13,12 +12,11 @@ from matplotlib.cbook import get_sample_data
 from PIL import Image
 from torch import nn
 
-from nerveceg_lib.models import CLASSIFIERS, SEGMENTERS, SHARED_TRUNKS, build_model, parse_options, supported
+from nerveceg_lib.models import CLASSIFIERS, SEGMENTERS, build_model, parse_options, supported
 from nerveceg_lib.models.blocks import RecurrentConv
 from nerveceg_lib.models.checkpoints import load_checkpoint, save_checkpoint
 from nerveceg_lib.models.complexity import layer_table, parameters
 from nerveceg_lib.models.efficientnet import LITE, EfficientNetEncoder, lite_weights
-from nerveceg_lib.models.multitask import SharedTrunk
 from nerveceg_lib.runtime.errors import InputError
 
 
@@ -31,7 +29,8 @@ def small(name, **options):
 def outputs(network, image):
     """Return everything that the network can be trained on, flat."""
     if getattr(network, "presence", None) is not None:
-        return torch.cat([values.flatten() for values in network(image, presence=True)])
+        levels, logit = network.encode(image)
+        return torch.cat([logit, network.decode(image, levels).flatten()])
     if "coverage" in inspect.signature(network.forward).parameters:
         logit, maps = network(image, coverage=True)
         return torch.cat([logit, *(values.flatten() for values in maps)])
@@ -41,7 +40,8 @@ def outputs(network, image):
 @pytest.mark.parametrize("name", [*CLASSIFIERS, *SEGMENTERS])
 def test_every_network(name):
     """Gradients reach all weights, shapes fit an odd size, and a prediction depends on its own frame only."""
-    network, image = small(name).train(), torch.randn(4, 1, 61, 93)
+    options = {"presence_head": True} if name in SEGMENTERS else {}
+    network, image = small(name, **options).train(), torch.randn(4, 1, 61, 93)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0  # one batch settles the statistics, so that values keep a sensible size
@@ -56,11 +56,13 @@ def test_every_network(name):
         assert torch.equal(network(image), together)
         difference, largest = network(image[1:2]) - together[1:2], together.abs().max()
         assert difference.abs().max() < 1e-3 * largest + 1e-5
-        if hasattr(network, "features"):  # how a shared trunk calls the segmenter inside it
-            assert torch.equal(network.features(image)[0], together)
+        if name in SEGMENTERS:
+            levels, logit = network.encode(image)
+            assert torch.equal(network.decode(image, levels), together) and logit.shape == (4,)
+            assert isinstance(network.get_submodule(network.presence_cam_layer), nn.Module)
         if name in CLASSIFIERS:
-            maps, strides = network(image, coverage=True)[1], (1,) if name in SHARED_TRUNKS else (4, 8, 16)
-            assert [tuple(values.shape[1:]) for values in maps] == [(1, -(-61 // s), -(-93 // s)) for s in strides]
+            maps = network(image, coverage=True)[1]
+            assert [tuple(values.shape[1:]) for values in maps] == [(1, -(-61 // s), -(-93 // s)) for s in (4, 8, 16)]
         padded = network(nn.functional.pad(image, (0, 3, 0, 3)))  # to a multiple of every stride
         assert name in CLASSIFIERS or (padded[..., :61, :93] - together).abs().max() < 1e-5 * largest
     assert grids[-1] == ((8, 12) if name in CLASSIFIERS else (32, 48))
@@ -148,19 +150,6 @@ def test_weightless_shortcut_passes_the_encoders_features_on():
     assert torch.equal(unit(joined), joined[:, :4])
 
 
-def test_the_presence_head_of_a_shared_trunk_by_hand():
-    segmenter = nn.Module()
-    segmenter.feature_widths = 2, 1
-    masks, finest = torch.tensor([[[[0.0, math.log(3.0)]]]]), torch.tensor([[[[1.0, 2.0]], [[10.0, 20.0]]]])
-    segmenter.features = lambda image: (masks, finest, torch.tensor([[[[4.0, 6.0]]]]))  # two pixels, then a bottleneck
-    trunk = SharedTrunk(segmenter, "").eval()
-    under_mask = (0.5 * 1 + 0.75 * 2) / 1.25  # weighted by the mask's probabilities, 1/2 and 3/4
-    for number, summary in enumerate([math.log((1 + 3) / 2), under_mask, 10 * under_mask, 5.0]):
-        nn.init.zeros_(trunk.head[1].bias)
-        trunk.head[1].weight.data = torch.eye(4)[number : number + 1]
-        assert trunk(torch.zeros(1, 1, 1, 2)).tolist() == pytest.approx([summary])
-
-
 def test_efficientnet_b4_computes_what_its_package_computes():
     """It is compared with the package's own forward pass on a frame that is repeated three times."""
     network = build_model("efficientnet-b4").eval()
@@ -179,14 +168,15 @@ def test_options_reach_efficientnet_and_its_checkpoint_needs_no_network(name, mo
 
     weights = EfficientNet.from_name("efficientnet-b0").state_dict()
     monkeypatch.setattr("efficientnet_pytorch.utils.model_zoo.load_url", lambda url: dict(weights))
-    network = build_model(name, pretrained=True, drop_connect=0.3, dropout=0.4)
+    options = {"pretrained": True, "dropout": 0.4} | ({"presence_head": True} if name in SEGMENTERS else {})
+    network = build_model(name, drop_connect=0.3, **options)
     assert torch.equal(network.encoder.net._conv_stem.weight, weights["_conv_stem.weight"])
     assert network.encoder.net._global_params.drop_connect_rate == 0.3
-    assert [module.p for module in network.modules() if isinstance(module, nn.Dropout)][-1] == 0.4
+    assert 0.4 in [module.p for module in network.modules() if isinstance(module, nn.Dropout)]
     monkeypatch.setattr("efficientnet_pytorch.utils.model_zoo.load_url", offline)
     with pytest.raises(InputError, match="pretrained.*efficientnet-b0.*no route to host.*set pretrained to false"):
         build_model(name, pretrained=True)
-    metadata = {"model": name, "options": {"pretrained": True, "dropout": 0.4}, "size": (64, 64)}
+    metadata = {"model": name, "options": options, "size": (64, 64)}
     save_checkpoint(tmp_path / "net.pt", network, metadata)
     rebuilt, metadata = load_checkpoint(tmp_path / "net.pt")
     image = torch.randn(1, 1, 64, 64)

@@ -68,6 +68,15 @@ def test_masks_are_like_real_ones(patients, frames, seed):
         assert mask[1:-1, 1:-1].sum() == mask.sum(), "inside the frame"
 
 
+def test_larger_nerves_lie_deeper():
+    found = []
+    for seed in range(6):
+        frames = [Patient(plan).frames for plan in plans([30] * 47, seed)]
+        shown = [(o.area, o.y) for f in frames for o, labelled in zip(f.outlines, f.labelled, strict=True) if labelled]
+        found.append(np.corrcoef(np.array(shown).T)[0, 1])
+    assert np.mean(found) == pytest.approx(0.28, abs=0.06)  # of area and depth of the real masks
+
+
 def test_masks_of_a_patient_resemble_each_other():
     patients = [Patient(plan) for plan in plans([120] * 10, seed=4)]
     stacks = [
@@ -174,10 +183,10 @@ def test_tables_agree_with_files(data_set):
 
 def test_a_seed_draws_what_it_drew_in_earlier_releases(data_set):
     pixels = io.read_masks_csv(data_set / "solution.csv")["pixels"]
-    areas = [0, 0, 6091, 5248, 0, 0, 9169, 0, 7898, 0]
+    areas = [0, 0, 5555, 5792, 0, 0, 9285, 0, 7699, 0]
     assert [decode(text).sum() for text in pixels] == pytest.approx(areas, abs=3)  # processors differ in the last bit
     grey = [io.read_frame(io.test_path(data_set, image)).mean() for image in range(1, 7)]
-    assert grey == pytest.approx([40.27, 37.44, 36.06, 40.15, 37.83, 39.65], abs=0.02)
+    assert grey == pytest.approx([39.64, 35.29, 35.23, 39.35, 37.98, 40.25], abs=0.02)
 
 
 def test_workers_do_not_change_a_byte_but_seeds_do(data_set, tmp_path, monkeypatch):

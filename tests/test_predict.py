@@ -30,7 +30,6 @@ def folder(root, phantom, tmp_path):
     metadata = {"model": "resnet18", "options": {}, "size": [32, 48], "fold": 0}
     save_checkpoint(notebook_folder("toy", NOTEBOOKS[1]) / "classifier.pt", classifier, metadata)
     metadata = {"model": "unet", "options": {"base_channels": 2}, "size": [48, 64], "fold": 0}
-    metadata["presence_head"] = False
     save_checkpoint(notebook_folder("toy", NOTEBOOKS[2]) / "segmenter.pt", segmenter, metadata)
     write_json(notebook_folder("toy", NOTEBOOKS[3]) / "gate.json", {"threshold": 0.0, "min_area": 1} | NOTHING_BEFORE)
     return shutil.copytree(phantom / "test", tmp_path / "Söhne's [1] %d")

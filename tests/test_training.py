@@ -16,7 +16,7 @@ from nerveceg_lib.data.datasets import Augmentation, FrameSet
 from nerveceg_lib.models import SEGMENTERS, build_model, supported
 from nerveceg_lib.models.checkpoints import load_checkpoint
 from nerveceg_lib.runtime.errors import InputError
-from nerveceg_lib.training import PresenceHeadObjective, SegmentationObjective, SharedTrunkObjective, TrainingConfig
+from nerveceg_lib.training import PresenceHeadObjective, SegmentationObjective, TrainingConfig
 from nerveceg_lib.training.objectives import auroc, frame_dice
 from tests import two_processes
 from tests.conftest import REPOSITORY
@@ -129,14 +129,15 @@ LEARNT = [(name, BCE_DICE, 6, 0.02, 0.9) for name in SEGMENTERS if "efficient" n
 LEARNT += [
     ("efficientnet-b0", training.PresenceObjective(20.0), 4, 0.003, 0.9),
     ("efficient-unet-b0", PresenceHeadObjective("bce_dice"), 8, 0.005, 0.7),
-    ("shared-unet", SharedTrunkObjective(5.0), 8, 0.02, 0.85),
+    ("unet", PresenceHeadObjective("bce_dice"), 8, 0.02, 0.85),
 ]
 
 
 @pytest.mark.parametrize(("name", "objective", "epochs", "lr", "least"), LEARNT)
 def test_a_few_frames_are_learnt_by_heart(name, objective, epochs, lr, least, frames, positive, tmp_path):
     torch.manual_seed(0)
-    network = build_model(name, **supported(name, base_channels=8, dropout=0.0))
+    one_network = {"presence_head": True} if isinstance(objective, PresenceHeadObjective) else {}
+    network = build_model(name, **supported(name, base_channels=8, dropout=0.0), **one_network)
     rows = positive(8).rows if objective is BCE_DICE else np.arange(24)
     many, few = (FrameSet(frames, np.tile(rows, times), SIZE) for times in (80 // len(rows), 1))
     options = {"epochs": epochs, "lr": lr, "batch_size": 8, "precision": "bf16" if name == "unet" else "fp32"}
@@ -157,29 +158,17 @@ def test_deep_supervision_adds_the_mean_loss_of_the_coarser_levels(positive):
     assert SegmentationObjective("dice", True).loss(network, batch).item() == pytest.approx(finest + np.mean(others))
 
 
-def test_a_presence_head_leaves_the_masks_of_empty_frames_alone(positive):
-    network, objective = build_model("efficient-unet-b0").eval(), PresenceHeadObjective("dice")
+@pytest.mark.parametrize("name", ["efficient-unet-b0", "unet"])
+def test_a_presence_head_leaves_the_masks_of_empty_frames_alone(name, positive):
+    network = build_model(name, presence_head=True, **supported(name, base_channels=4)).eval()
+    objective, last = PresenceHeadObjective("dice"), [*network.decoder.parameters()][-1]
     batch = positive(2).__getitems__([0, 1])
     objective.loss(network, batch | {"has_nerve": torch.zeros(2)}).backward()
-    assert network.mask.weight.grad is None and network.presence[1].weight.grad is not None
+    assert last.grad is None and network.presence[1].weight.grad is not None
     objective.loss(network, batch).backward()
-    assert network.mask.weight.grad is not None
+    assert last.grad is not None
     with pytest.raises(InputError, match="presence_head: expected a network that has one, found EncoderDecoder"):
         objective.loss(small_unet(), batch)
-
-
-def test_a_shared_trunk_learns_outlines_of_positive_frames_alone(frames):
-    network, objective = build_model("shared-unet", base_channels=4).eval(), SharedTrunkObjective(5.0)
-    batch = FrameSet(frames, np.arange(8), SIZE).__getitems__(list(range(8)))
-    positive = batch["has_nerve"] > 0.5
-    assert 0 < positive.sum() < 8
-    with torch.no_grad():
-        logit, (masks,) = network(batch["image"], coverage=True)
-        outline = losses.dice(masks[positive], batch["mask"][positive])
-        for has_nerve, outlines in ((batch["has_nerve"], outline), (torch.zeros(8), 0)):
-            expected = losses.bce(logit, has_nerve) + 5 * losses.bce(masks, batch["mask"]) + outlines
-            loss = objective.loss(network, batch | {"has_nerve": has_nerve})
-            assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_validation_figures_by_hand():
@@ -190,14 +179,6 @@ def test_validation_figures_by_hand():
     assert PresenceHeadObjective("dice").metric(predicted, mask).item() == pytest.approx(1 / 5)  # of positive frames
     assert auroc(torch.tensor([0.1, 0.4, 0.3]), torch.tensor([0, 1, 1])) == 1
     assert auroc(torch.tensor([0.1, 0.4]), torch.tensor([1, 1])) == 0.5
-    # a shared trunk: the best score of any threshold on P(nerve)
-    predictions = torch.tensor([[0.0, 0.7], [1.0, 0.9], [2.0, 0.5], [3.0, 0.8]])  # logit and Dice
-    for has_nerve, score in (
-        ([1.0, 1, 0, 1], (0.8 + 0.9 + 0.7) / 4),  # the empty frame costs a point, the two below it win 0.9 and 0.7
-        ([0.0, 1, 0, 1], (0.8 + 1 + 1) / 4),  # 0.9 alone is not worth that point
-        ([1.0, 0, 0, 0], 3 / 4),  # keeping no mask is best
-    ):
-        assert SharedTrunkObjective(5.0).metric(predictions, torch.tensor(has_nerve)).item() == pytest.approx(score)
 
 
 class Poisoned(nn.Module):

@@ -60,17 +60,6 @@ class FrameSet(Dataset):
         }
 
 
-def oversample(index: pd.DataFrame) -> pd.DataFrame:
-    """Repeat the rows with a nerve until they are about as many as the empty ones.
-
-    If four frames in five are empty, a network that learns masks and presence together learns to draw nothing. Empty
-    frames are never repeated, because that did harm when it was measured.
-    """
-    counts = index["has_nerve"].value_counts().reindex([0, 1], fill_value=0)
-    times = max(1, round(counts[0] / max(counts[1], 1)))
-    return pd.concat([index, *[index[index["has_nerve"] == 1]] * (times - 1)], ignore_index=True)
-
-
 def train_loader(frame_set: FrameSet, batch_size: int, seed: int, processes: int = 1, process: int = 0) -> DataLoader:
     """Return shuffled batches whose order depends on seed and epoch only, so that a resumed run repeats it.
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from nerveceg_lib.explain.hooks import Request, find_layer, hooked
 from nerveceg_lib.inference.fuse import fold_batch_norm
 from nerveceg_lib.models.blocks import AttentionSkip
-from nerveceg_lib.models.multitask import SharedTrunk
 from nerveceg_lib.runtime.errors import InputError, one_of
 
 
@@ -196,7 +195,7 @@ def relevance_propagation(request: Request, gamma: float = 0.25) -> Tensor:
     LRP supports neither sums nor skip connections. Raises InputError for networks with SiLU, ReLU6 or attention, for
     which no rule conserves relevance.
     """
-    kinds = nn.SiLU | nn.ReLU6 | nn.Sigmoid | SharedTrunk
+    kinds = nn.SiLU | nn.ReLU6 | nn.Sigmoid
     unsupported = [layer for layer in request.model.modules() if isinstance(layer, kinds)]
     if unsupported:
         name = type(unsupported[0]).__name__

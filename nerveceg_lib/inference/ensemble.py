@@ -19,7 +19,7 @@ Size = tuple[int, int]
 
 
 class Ensemble:
-    """Segmenters (or shared trunks) rewritten for inference and put on the device.
+    """Segmenters rewritten for inference and put on the device.
 
     Args:
         networks: one or more networks with the same interface.
@@ -66,7 +66,7 @@ class Ensemble:
 
 
 class PresenceEnsemble(Ensemble):
-    """Classifiers, or presence heads of EfficientU-Nets. A call returns the mean P(nerve), float32 (B,)."""
+    """Classifiers, or presence heads of segmenters. A call returns the mean P(nerve), float32 (B,)."""
 
     def each(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return the P(nerve) of each network and view, float32 (views, B)."""
@@ -95,10 +95,9 @@ def predict_probabilities(
 
 
 def predict_masks(
-    network: nn.Module, images: np.ndarray, rows: np.ndarray, size: Size, precision: str = "fp32", batch_size: int = 8
+    ensemble: Ensemble, images: np.ndarray, rows: np.ndarray, batch_size: int = 8
 ) -> Iterator[np.ndarray]:
     """Yield the mask of each of `rows` of `images` (N, H, W) in turn: uint8 0 and 1, (H, W)."""
-    ensemble = Ensemble([network], size, precision)
     for batch in batches_of(images, rows, batch_size, "masks"):
         yield from (full_size(probability, images.shape[1:]) for probability in ensemble(ensemble.read(batch)).cpu())
 

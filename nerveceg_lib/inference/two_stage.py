@@ -70,10 +70,7 @@ class TwoNetworks:
 
 
 class OneNetwork:
-    """Networks trained for both stages, EfficientU-Nets or shared trunks.
-
-    The decoder of an EfficientU-Net sees only the frames that pass the first stage.
-    """
+    """Segmenters with a presence head. Their decoder sees only the frames that pass the first stage."""
 
     def __init__(self, ensemble: Ensemble):
         self.ensemble, self.read = ensemble, ensemble.read
@@ -184,7 +181,7 @@ def load_system(
     Args:
         runs: names of runs; the networks of several are averaged.
         gate_from: "classifier" takes P(nerve) from the classifiers of notebook 2, "segmenter" from the presence heads
-            of EfficientU-Nets that notebook 3 trained with `presence_head`.
+            of segmenters that notebook 3 trained with `presence_head`.
         flip, precision: see `Ensemble`.
         frames: the frames that the networks are to be applied to; see `load_checkpoint`.
 
@@ -194,7 +191,7 @@ def load_system(
     one_network = one_of("gate_from", gate_from, GATE_NETWORKS) == "segmenter"
     segmenters, size, segmenter_metadata = _networks(runs, NOTEBOOKS[2], "segmenter", frames)
     if one_network:
-        if not all(metadata["presence_head"] for metadata in segmenter_metadata):
+        if not all(metadata["options"].get("presence_head") for metadata in segmenter_metadata):
             raise InputError("gate_from: the segmenter has no trained presence head; run notebook 3 with presence_head")
         return OneNetwork(Ensemble(segmenters, size, precision, flip)), segmenter_metadata[0]
     classifiers, classifier_size, classifier_metadata = _networks(runs, NOTEBOOKS[1], "classifier", frames)

@@ -9,11 +9,10 @@ import yaml
 from torch import nn
 
 from nerveceg_lib.models import unet
-from nerveceg_lib.models.classifiers import CLASSIFIERS as PLAIN_CLASSIFIERS
-from nerveceg_lib.models.multitask import EFFICIENT_UNETS, SHARED_TRUNKS
+from nerveceg_lib.models.classifiers import CLASSIFIERS
+from nerveceg_lib.models.efficient_unet import EFFICIENT_UNETS
 from nerveceg_lib.runtime.errors import InputError
 
-CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {**PLAIN_CLASSIFIERS, **SHARED_TRUNKS}
 SEGMENTERS: dict[str, Callable[..., nn.Module]] = {
     "unet": unet.unet,
     "deep-residual-unet": unet.deep_residual_unet,

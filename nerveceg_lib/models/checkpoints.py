@@ -14,7 +14,7 @@ from nerveceg_lib.runtime.errors import InputError
 from nerveceg_lib.runtime.folders import show
 from nerveceg_lib.runtime.io import read_json, write_atomically, write_json
 
-FORMAT = 3
+FORMAT = 4
 
 
 def save_checkpoint(path: Path, network: nn.Module, metadata: dict) -> None:

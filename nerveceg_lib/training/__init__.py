@@ -6,5 +6,4 @@ from nerveceg_lib.training.objectives import (
     PresenceHeadObjective,
     PresenceObjective,
     SegmentationObjective,
-    SharedTrunkObjective,
 )

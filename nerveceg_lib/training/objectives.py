@@ -17,7 +17,7 @@ from torchmetrics.functional.classification import binary_auroc
 
 from nerveceg_lib import losses
 from nerveceg_lib.data.datasets import Batch
-from nerveceg_lib.models.multitask import EfficientUNet
+from nerveceg_lib.models.unet import WithPresence
 from nerveceg_lib.runtime.errors import InputError
 
 
@@ -79,13 +79,13 @@ class SegmentationObjective:
 
 @dataclass(frozen=True)
 class PresenceHeadObjective(SegmentationObjective):
-    """Both questions in one EfficientU-Net: presence cross-entropy on all frames, the mask loss on positive frames.
+    """Both questions in one network: presence cross-entropy on all frames, the mask loss on positive frames.
 
     Validated by the mean Dice of positive frames. Raises InputError for a network without a presence head.
     """
 
     def loss(self, network: nn.Module, batch: Batch) -> torch.Tensor:
-        if not isinstance(network, EfficientUNet):
+        if not isinstance(network, WithPresence) or network.presence is None:
             raise InputError(f"presence_head: expected a network that has one, found {type(network).__name__}")
         levels, presence_logit = network.encode(batch["image"])
         total = losses.bce(presence_logit, batch["has_nerve"])
@@ -99,38 +99,6 @@ class PresenceHeadObjective(SegmentationObjective):
     def metric(self, predictions: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         positive = targets.flatten(1).amax(1) > 0.5
         return frame_dice(predictions[positive], targets[positive]).mean()
-
-
-@dataclass(frozen=True)
-class SharedTrunkObjective:
-    """Both questions in a shared trunk: presence cross-entropy, pixel cross-entropy on all frames (times
-    `coverage_weight`), and soft Dice on positive frames.
-
-    Validated by the competition score of the masks at the input's size under the best threshold on P(nerve), because
-    both questions count in the end.
-    """
-
-    coverage_weight: float
-    target: ClassVar[str] = "has_nerve"
-    metric_name: ClassVar[str] = "score"
-
-    def loss(self, network: nn.Module, batch: Batch) -> torch.Tensor:
-        logit, (masks,) = network(batch["image"], coverage=True)
-        pixel_loss = losses.bce(masks, batch["mask"])
-        total = losses.bce(logit, batch["has_nerve"]) + self.coverage_weight * pixel_loss
-        positive = batch["has_nerve"] > 0.5
-        return total + losses.dice(masks[positive], batch["mask"][positive]) if positive.any() else total
-
-    def predict(self, network: nn.Module, batch: Batch) -> torch.Tensor:
-        logit, (masks,) = network(batch["image"], coverage=True)
-        return torch.stack([logit, frame_dice(masks > 0, batch["mask"])], dim=1)  # (B, 2)
-
-    def metric(self, predictions: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        logits, dice = predictions.unbind(1)
-        order = logits.argsort(descending=True)
-        blank_score = 1 - targets[order]
-        gain = (dice[order] * targets[order] - blank_score).cumsum(0)  # of keeping the first 1, 2, … masks
-        return (blank_score.sum() + gain.max().clamp_min(0)) / len(targets)
 
 
 def auroc(scores: torch.Tensor, has_nerve: torch.Tensor) -> torch.Tensor:

@@ -29,21 +29,25 @@ SPAN = 1.25
 
 @dataclass(frozen=True)
 class Difficulty:
-    """How hard the phantom is: the nerve's contrast, and how often and how well other structures imitate it.
+    """How hard the phantom is: how well a nerve can be seen, and how often and how well other structures imitate it.
 
-    contrast: factor on the nerve's inner contrast in decibels. decoys: share (above 0, up to 1) of the negative frames
-    that have another structure in the nerve's place. imitation: how much that structure looks like a nerve, 0 to 1.
+    contrast: factor on the nerve's inner contrast in decibels. fading: standard deviation, in decibels, of the strength
+    of a rim along an outline. shadows: mean number of shadows that fall on a patient's frames. decoys: share (above 0,
+    up to 1) of the negative frames that have another structure in the nerve's place. imitation: how much such
+    structures, there and elsewhere, look like a nerve inside, 0 to 1.
     """
 
     contrast: float
+    fading: float
+    shadows: float
     decoys: float
     imitation: float
 
 
 DIFFICULTIES = {
-    "easy": Difficulty(contrast=1.25, decoys=0.3, imitation=0.0),
-    "medium": Difficulty(contrast=1.0, decoys=0.6, imitation=0.1),
-    "hard": Difficulty(contrast=0.55, decoys=0.85, imitation=0.55),
+    "easy": Difficulty(contrast=1.25, fading=4.5, shadows=0.0, decoys=0.3, imitation=0.0),
+    "medium": Difficulty(contrast=0.6, fading=12.0, shadows=2.0, decoys=0.4, imitation=0.4),
+    "hard": Difficulty(contrast=0.5, fading=12.0, shadows=2.0, decoys=0.85, imitation=0.6),
 }
 
 
@@ -176,7 +180,7 @@ def fascicles(rng: np.random.Generator) -> np.ndarray:
     across = across + 0.1 * smooth_noise(TEXTURE, 22, 22, rng)
     drawn: list[tuple[float, float, float]] = []
     for _ in range(400):
-        radius = rng.uniform(0.2, 0.5)
+        radius = rng.uniform(0.15, 0.55)
         turn, reach = rng.uniform(0, 2 * math.pi), math.sqrt(rng.random())
         x, y = 2 * reach * math.cos(turn) * (1 - radius / 2.2), reach * math.sin(turn) * (1 - radius)
         if all(math.hypot(x - px, y - py) > 0.93 * (radius + pr) + 0.06 for px, py, pr in drawn):
@@ -200,7 +204,7 @@ class Painter:
         self.contrast, self.imitation = difficulty.contrast, difficulty.imitation
         self.nerve_texture, self.false_texture = fascicles(rng), fascicles(rng)
         self.streaks = smooth_noise(TEXTURE, 45, 4, rng)
-        self.patchy = np.exp(DB * 4.5 * smooth_noise(TEXTURE, 26, 16, rng))
+        self.patchy = np.exp(DB * difficulty.fading * (smooth_noise(TEXTURE, 26, 16, rng) - 0.05 * difficulty.fading))
         self.swing = {"nerve": rng.uniform(4.5, 6.0), "tendon": rng.uniform(1.2, 2.6), "node": rng.uniform(5, 9)}
         self.halo = rng.uniform(0.5, 4.5)
         self.vessel = rng.uniform(8, 16)
@@ -282,6 +286,7 @@ class Surroundings:
         waves = np.array([np.cos(i * down + j * right) for i in range(3) for j in range(3)])
         self.modes = np.einsum("kw,wyx->kyx", rng.normal(0, 1.4, (6, 9)), waves)  # one field per warp curve
         self.grip = np.minimum(down / math.pi * FRAME_SHAPE[0] / 90, 1)  # the probe holds the skin in place
+        self.shade = np.sum([self._shadow(rng) for _ in range(rng.poisson(difficulty.shadows))], axis=0)
 
     def _bystander(self, rng: np.random.Generator) -> tuple[str, Outline]:
         structure = str(rng.choice(DECOYS, p=[0.45, 0.2, 0.15, 0.2]))
@@ -291,6 +296,13 @@ class Surroundings:
         waves = tuple((rng.normal(0, 1, 3) + 1j * rng.normal(0, 1, 3)) * [0.025, 0.012, 0.006])
         eccentricity, angle = rng.uniform(*ECCENTRICITIES[structure]), rng.uniform(-1.4, 1.4)
         return structure, Outline(x, y, area, eccentricity, angle, rng.normal(0, 0.15), waves)
+
+    def _shadow(self, rng: np.random.Generator) -> np.ndarray:
+        """Draw the shadow of poor contact or of gas, float32 FRAME_SHAPE: by how many decibels echoes are weaker."""
+        middle, half = self.usual[0] + rng.normal(0, 60), rng.uniform(10, 35)
+        across = np.exp(-(((np.arange(FRAME_SHAPE[1]) - middle) / half) ** 2))
+        below = np.clip((np.arange(FRAME_SHAPE[0]) - rng.uniform(0, self.usual[1])) / 30, 0, 1)
+        return np.outer(rng.uniform(6, 16) * below, across).astype(np.float32)
 
     def displacement(self, frames: Frames, index: int) -> np.ndarray:
         """Return where each grid node's tissue comes from: float32 (2, *GRID), px added to columns and rows.
@@ -306,7 +318,7 @@ class Surroundings:
     def paint(
         self, frames: Frames, index: int, shift: np.ndarray, layers: list[np.ndarray], rng: np.random.Generator
     ) -> None:
-        """Paint the bystanders and then whatever is in the nerve's place: a nerve, a decoy or nothing.
+        """Paint the bystanders, whatever is in the nerve's place (a nerve, a decoy or nothing), and the shadows.
 
         layers: level and mirror, float32 (420, 580) each, which are changed in place.
         """
@@ -314,11 +326,17 @@ class Surroundings:
         for (structure, outline), warp in zip(self.bystanders, WARPS, strict=False):
             strength = min(1.0, 0.75 + 0.3 * curves[warp][index])
             self.painter.paint(structure, level, mirror, _moved(structure, outline, shift, rng), strength)
+        self._paint_place(frames, index, level, mirror)
+        level -= DB * self.shade
+        mirror *= np.exp(-DB * self.shade)
+
+    def _paint_place(self, frames: Frames, index: int, level: np.ndarray, mirror: np.ndarray) -> None:
+        """Paint whatever is in the nerve's place."""
         outline = frames.outlines[index]
         if frames.shows[index]:
             self.painter.paint("nerve", level, mirror, outline)
             return
-        fate = 0.5 * (1 + math.erf(curves["decoy"][index] / math.sqrt(2))) / self.decoys
+        fate = 0.5 * (1 + math.erf(frames.curves["decoy"][index] / math.sqrt(2))) / self.decoys
         if fate < 1:
             decoy = self.decoy_order[int(fate * len(self.decoy_order))]
             outline = replace(outline, eccentricity=0.5) if decoy == "vessel" else outline

@@ -27,6 +27,7 @@ QUANTILES = {
 }
 # Share of the variance that lies between the frames of one patient, measured on the same masks.
 WITHIN = {"area": 0.72, "x": 0.65, "y": 0.2, "eccentricity": 0.7, "angle": 0.65}
+DEPTH_SHARE = 0.34  # correlation of the scores of area and depth; areas and depths then correlate by 0.28, as there
 WAVES, WARPS = ([f"{name}{i}" for i in range(6)] for name in ("wave", "warp"))
 CURVES = (*WITHIN, "bend", "rough", *WAVES, "present", "decoy", *WARPS)
 WOBBLE = 0.5  # share of variance in the probe hand's fast wobble, which decides how much neighbours are alike
@@ -148,9 +149,9 @@ def walk(plan: Plan, rng: np.random.Generator) -> Frames:
     position = np.argsort(shuffle)
     twin = np.where(twin >= 0, position[twin], -1)[shuffle]
     labelled, shows = labelled[shuffle], shows[shuffle]
-    curves = path(time[shuffle])
+    traits, curves = _larger_if_deeper(plan.traits), _larger_if_deeper(path(time[shuffle]))
     # Scores come from the labelled frames alone: if the copies counted, they would pull the mean towards themselves.
-    scores = {name: _score(plan.traits[name], curves[name], labelled, share) for name, share in WITHIN.items()}
+    scores = {name: _score(traits[name], curves[name], labelled, share) for name, share in WITHIN.items()}
     outlines = [_outline({n: s[i] for n, s in scores.items()}, curves, i) for i in range(plan.frames)]
     return Frames(shows, labelled, twin, curves, outlines)
 
@@ -171,6 +172,10 @@ class _Path:
         angle = 2 * math.pi * self.cycles * time[:, None, None] + self.phase  # (n, 5, curves)
         values = (self.amplitude * np.cos(angle)).sum(axis=1)
         return dict(zip(CURVES, values.T, strict=True))
+
+
+def _larger_if_deeper(scores: dict) -> dict:
+    return scores | {"area": DEPTH_SHARE * scores["y"] + math.sqrt(1 - DEPTH_SHARE**2) * scores["area"]}
 
 
 def _score(patient: float, curve: np.ndarray, labelled: np.ndarray, within: float) -> np.ndarray:
