@@ -204,6 +204,7 @@ class Painter:
         self.contrast, self.imitation = difficulty.contrast, difficulty.imitation
         self.nerve_texture, self.false_texture = fascicles(rng), fascicles(rng)
         self.streaks = smooth_noise(TEXTURE, 45, 4, rng)
+        # rims that fade more are also weaker on average
         self.patchy = np.exp(DB * difficulty.fading * (smooth_noise(TEXTURE, 26, 16, rng) - 0.05 * difficulty.fading))
         self.swing = {"nerve": rng.uniform(4.5, 6.0), "tendon": rng.uniform(1.2, 2.6), "node": rng.uniform(5, 9)}
         self.halo = rng.uniform(0.5, 4.5)

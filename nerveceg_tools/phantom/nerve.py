@@ -27,7 +27,7 @@ QUANTILES = {
 }
 # Share of the variance that lies between the frames of one patient, measured on the same masks.
 WITHIN = {"area": 0.72, "x": 0.65, "y": 0.2, "eccentricity": 0.7, "angle": 0.65}
-DEPTH_SHARE = 0.34  # correlation of the scores of area and depth; areas and depths then correlate by 0.28, as there
+DEPTH_SHARE = 0.34  # correlation of the scores of area and depth; the masks then have the real ones' 0.28
 WAVES, WARPS = ([f"{name}{i}" for i in range(6)] for name in ("wave", "warp"))
 CURVES = (*WITHIN, "bend", "rough", *WAVES, "present", "decoy", *WARPS)
 WOBBLE = 0.5  # share of variance in the probe hand's fast wobble, which decides how much neighbours are alike
