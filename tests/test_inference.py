@@ -118,6 +118,17 @@ def test_one_network_for_both_stages_gives_what_two_networks_would(flip):
     pd.testing.assert_frame_equal(one, two, rtol=1e-3)
 
 
+@pytest.mark.parametrize(
+    "system",
+    [two_networks(), OneNetwork(Ensemble([build_model("unet", base_channels=2, presence_head=True)], (42, 58)))],
+)
+def test_the_frame_that_sets_the_threshold_passes_it(system):
+    """Gates keep the largest number below its probability, which single precision cannot tell from it."""
+    lowest = min(prediction.probability for prediction in segment(system, [FRAMES]))
+    passed = segment(system, [FRAMES], threshold=np.nextafter(lowest, -1))
+    assert all(prediction.mask is not None for prediction in passed)
+
+
 def test_only_a_few_batches_are_read_ahead():
     """The reader must not run through a million frames while nobody takes the results."""
     reads = []

@@ -63,7 +63,7 @@ class TwoNetworks:
     def __call__(self, inputs: tuple[torch.Tensor, torch.Tensor], threshold: float):
         """See `System`."""
         presence_input, segmenter_input = inputs
-        probability = self.presence(presence_input).cpu()
+        probability = self.presence(presence_input).cpu().double()  # the threshold's precision
         passes = probability > threshold
         masks = self.segmenter.each(segmenter_input[passes]).cpu() if passes.any() else None
         return probability, passes, masks
@@ -81,13 +81,13 @@ class OneNetwork:
         with self.ensemble.computing():
             views = list(self.ensemble.views(batch))
             encoded = [network.encode(image) for network, image, _ in views]
-            probability = torch.stack([logit for _, logit in encoded]).float().sigmoid().mean(0)
+            probability = torch.stack([logit for _, logit in encoded]).float().sigmoid().mean(0).cpu().double()
             passes = probability > threshold
             for (network, image, mirrored), (levels, _) in zip(views, encoded, strict=True):
                 if passes.any():
                     logits = network.decode(image[passes], [features[passes] for features in levels])
                     masks.append(mask_probability(logits, mirrored))
-        return probability.cpu(), passes.cpu(), torch.stack(masks).cpu() if masks else None
+        return probability, passes, torch.stack(masks).cpu() if masks else None
 
 
 def segment(
