@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -15,7 +16,7 @@ from nerveceg_lib import metrics
 from nerveceg_lib.inference.gate import GATES, ScoreOptimalGate, fit_gate
 from nerveceg_lib.inference.two_stage import load_system, mask_evidence
 from nerveceg_lib.models import build_model
-from nerveceg_lib.models.checkpoints import save_checkpoint
+from nerveceg_lib.models.checkpoints import load_checkpoint, save_checkpoint
 from nerveceg_lib.runtime.errors import InputError
 from nerveceg_lib.runtime.folders import NOTEBOOKS, notebook_folder
 from tests.conftest import REPOSITORY
@@ -112,3 +113,19 @@ def test_networks_of_different_folds_are_refused(root):
         load_system(["mixed"])
     with pytest.raises(InputError, match="gate_from: the segmenter has no trained presence head"):
         load_system(["mixed"], "segmenter")
+
+
+def test_a_network_is_refused_where_another_split_leaves_out_its_patients(root):
+    """Two runs may differ in their split: a patient of this run's fold may have trained the other run's network."""
+    path = notebook_folder("other", NOTEBOOKS[2]) / "segmenter.pt"
+    metadata = {"model": "unet", "options": {"base_channels": 2}, "size": [32, 48], "fold": 1}
+    metadata |= {"patients": {"train": [1, 2], "validation": [3]}, "training": {"data": "digest"}}
+    save_checkpoint(path, build_model("unet", base_channels=2), metadata)
+    ours = pd.DataFrame(
+        {"subject": [1, 2, 3, 4], "split": ["train", "train", "train", "heldout"], "fold": [0, 0, 1, -1]}
+    )
+    load_checkpoint(path, SimpleNamespace(index=ours, digest="digest"))
+    changed = {"another fold": {"fold": [0, 1, 0, -1]}, "held out": {"split": ["train", "heldout", "train", "train"]}}
+    for columns in changed.values():
+        with pytest.raises(InputError, match=r"trained on patients that are left out now \(\[2\]\)"):
+            load_checkpoint(path, SimpleNamespace(index=ours.assign(**columns), digest="digest"))

@@ -14,7 +14,7 @@ from nerveceg_lib.runtime.errors import InputError
 from nerveceg_lib.runtime.folders import show
 from nerveceg_lib.runtime.io import read_json, write_atomically, write_json
 
-FORMAT = 4
+FORMAT = 5
 
 
 def save_checkpoint(path: Path, network: nn.Module, metadata: dict) -> None:
@@ -35,7 +35,7 @@ def load_checkpoint(path: Path, frames: FrameCache | None = None) -> tuple[nn.Mo
 
     Only tensors are loaded (`weights_only`), never pickled code. Raises InputError for files that are missing, broken,
     written by an older release, or that do not belong together, and for a network that was trained on other data than
-    `frames` or on patients that are held out in it.
+    `frames`, or on patients who are held out in it or who are in the fold that the network validated on.
     """
     metadata = read_metadata(path)
     if frames is not None:
@@ -60,10 +60,15 @@ def read_metadata(path: Path) -> dict:
 
 
 def _check_unseen(metadata: dict, frames: FrameCache, path: Path) -> None:
-    heldout = frames.index.loc[frames.index["split"] == "heldout", "subject"]
-    seen = sorted(set(metadata["patients"]) & set(heldout.tolist()))
+    trained, validated = (set(metadata["patients"][side]) for side in ("train", "validation"))
+    index = frames.index
+    heldout, fold = (
+        set(index.loc[left_out, "subject"])
+        for left_out in (index["split"] == "heldout", index["fold"] == metadata["fold"])
+    )
+    seen = sorted((trained | validated) & heldout | trained & fold)
     if seen or metadata["training"]["data"] != frames.digest:
-        what = f"patients that are held out now ({seen})" if seen else "other frames than notebook 1 has prepared now"
+        what = f"patients that are left out now ({seen})" if seen else "other frames than notebook 1 has prepared now"
         raise InputError(f"{show(path)}: the network was trained on {what}; train it again")
 
 
