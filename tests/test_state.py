@@ -38,7 +38,7 @@ def known():
 def command(rng, data, new):
     """Do one thing that a user may do, and return the exit code."""
     folder, parameters = run_folder("tiny"), ["--profile", PROFILE, "-p", "data_dir", str(data)]
-    for name in ("seed", "classifier.epochs", "segmenter.epochs"):
+    for name in ("seed", "data.split_seed", "classifier.epochs", "segmenter.epochs"):
         parameters += ["-p", name, str(rng.randint(1, 2))] if rng.random() < 0.3 else []
     run_all = ["run", "-q", *parameters, *["--resume"] * rng.randint(0, 1), "--only", ALL]
     kind = rng.choice(["run", "run", "only", "only", "fit", "delete", "replace", "predict", "report", "interrupt"])
@@ -86,7 +86,7 @@ def run_afresh(state, data, root):
     """Run the notebooks one by one with what the state says, in an artefact root of its own."""
     _, split_seed, (classifier_seed, classifier_epochs), (segmenter_seed, segmenter_epochs) = state
     values = {
-        "01": {"seed": split_seed},
+        "01": {"data.split_seed": split_seed},
         "02": {"seed": classifier_seed, "classifier.epochs": classifier_epochs},
         "03": {"seed": segmenter_seed, "segmenter.epochs": segmenter_epochs},
         "04": {},

@@ -12,8 +12,8 @@ RANGES = {  # least and greatest value of a number, by its name in the notebooks
     **dict.fromkeys(["epochs", "batch_size", "accumulate_grad_batches", "devices", "num_nodes"], (1, LARGEST)),
     **dict.fromkeys(["base_channels", "num_frames", "num_steps", "phantom_patients", "phantom_frames"], (1, LARGEST)),
     **dict.fromkeys(["height", "width"], (32, 4096)),  # EfficientNet halves its input five times
-    **dict.fromkeys(["lr", "trunk_lr", "budget_slack"], (SMALLEST, LARGEST)),
-    "seed": (0, 2**32 - 1),  # all that NumPy takes
+    "lr": (SMALLEST, LARGEST),
+    **dict.fromkeys(["seed", "split_seed"], (0, 2**32 - 1)),  # all that NumPy takes
     "folds": (2, LARGEST),
     "heldout_share": (SMALLEST, 0.5 - SMALLEST),
     "similarity": (0, 1),
