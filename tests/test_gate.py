@@ -117,15 +117,12 @@ def test_networks_of_different_folds_are_refused(root):
 
 def test_a_network_is_refused_where_another_split_leaves_out_its_patients(root):
     """Two runs may differ in their split: a patient of this run's fold may have trained the other run's network."""
-    path = notebook_folder("other", NOTEBOOKS[2]) / "segmenter.pt"
+    path, side = notebook_folder("other", NOTEBOOKS[2]) / "segmenter.pt", "train"
     metadata = {"model": "unet", "options": {"base_channels": 2}, "size": [32, 48], "fold": 1}
     metadata |= {"patients": {"train": [1, 2], "validation": [3]}, "training": {"data": "digest"}}
     save_checkpoint(path, build_model("unet", base_channels=2), metadata)
-    ours = pd.DataFrame(
-        {"subject": [1, 2, 3, 4], "split": ["train", "train", "train", "heldout"], "fold": [0, 0, 1, -1]}
-    )
+    ours = pd.DataFrame({"subject": [1, 2, 3, 4], "split": [side, side, side, "heldout"], "fold": [0, 0, 1, -1]})
     load_checkpoint(path, SimpleNamespace(index=ours, digest="digest"))
-    changed = {"another fold": {"fold": [0, 1, 0, -1]}, "held out": {"split": ["train", "heldout", "train", "train"]}}
-    for columns in changed.values():
-        with pytest.raises(InputError, match=r"trained on patients that are left out now \(\[2\]\)"):
-            load_checkpoint(path, SimpleNamespace(index=ours.assign(**columns), digest="digest"))
+    for seen, changed in ((2, {"fold": [0, 1, 0, -1]}), (3, {"split": [side, side, "heldout", side]})):
+        with pytest.raises(InputError, match=rf"trained on patients that are left out now \(\[{seen}\]\)"):
+            load_checkpoint(path, SimpleNamespace(index=ours.assign(**changed), digest="digest"))

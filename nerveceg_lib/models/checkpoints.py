@@ -60,15 +60,12 @@ def read_metadata(path: Path) -> dict:
 
 
 def _check_unseen(metadata: dict, frames: FrameCache, path: Path) -> None:
-    trained, validated = (set(metadata["patients"][side]) for side in ("train", "validation"))
-    index = frames.index
-    heldout, fold = (
-        set(index.loc[left_out, "subject"])
-        for left_out in (index["split"] == "heldout", index["fold"] == metadata["fold"])
-    )
-    seen = sorted((trained | validated) & heldout | trained & fold)
+    index, patients = frames.index, metadata["patients"]
+    heldout, fold = index["split"] == "heldout", index["fold"] == metadata["fold"]
+    seen = set(patients["train"]) & set(index.loc[heldout | fold, "subject"].tolist())
+    seen |= set(patients["validation"]) & set(index.loc[heldout, "subject"].tolist())
     if seen or metadata["training"]["data"] != frames.digest:
-        what = f"patients that are left out now ({seen})" if seen else "other frames than notebook 1 has prepared now"
+        what = f"patients that are left out now ({sorted(seen)})" if seen else "other frames than notebook 1 prepared"
         raise InputError(f"{show(path)}: the network was trained on {what}; train it again")
 
 
