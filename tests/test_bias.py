@@ -77,6 +77,9 @@ def test_every_way_of_drawing_scores_every_held_out_frame_once(notebook, results
             blank, false = way[way["keep"] == 0], way[(way["keep"] == 1) & (way["has_nerve"] == 0)]
             assert np.array_equal(blank["score"], 1 - blank["has_nerve"]) and not false["score"].any()
             assert gate != "oracle" or (way["keep"] <= way["has_nerve"]).all()
+    predictions = pd.read_csv(notebook["folder"] / "empty-0.00" / "presence-head" / "predictions.csv")
+    for name, rows in predictions.groupby("set"):
+        assert rows["row"].tolist() == notebook["splits"][0.0][name]["row"].tolist() and rows["peak"].notna().all()
 
 
 def test_masks_of_another_system_are_scored_like_our_own(notebook, results, frames, tmp_path, monkeypatch):
@@ -103,7 +106,7 @@ def test_masks_of_another_system_are_scored_like_our_own(notebook, results, fram
 def test_no_arm_spends_more_than_the_budget(notebook, results):
     spent = {arm: scored["compute"].iloc[0] for arm, scored in results.items()}
     forward = 2 * complexity.gmacs(build_model("unet", base_channels=2), torch.zeros(1, 1, 32, 48))
-    assert notebook["one_stage_budget"](10) == pytest.approx(6 * 10 * 3 * forward)  # six epochs
+    assert notebook["budget"](10) == pytest.approx(6 * 10 * 3 * forward)  # six epochs
     assert spent["bce_dice"] == 1 and spent["bce_dice-oversampled"] == pytest.approx(1, abs=0.02)
     assert 0.7 < spent["presence-head"] <= 1
 
