@@ -324,7 +324,7 @@ CHECKPOINTS = {
     "cut off": cut_off,
     "text": content(b"no weights"),
     "of another network": lambda path: torch.save(build_model("r2unet", base_channels=2).state_dict(), path),
-    "of an older release": lambda path: edit(path.with_suffix(".json"), '"format": 4', '"format": 1'),
+    "of an older release": lambda path: edit(path.with_suffix(".json"), '"format": 5', '"format": 1'),
     "without its metadata": lambda path: path.with_suffix(".json").unlink(),
     "metadata that is no JSON": lambda path: path.with_suffix(".json").write_text("{"),
     "pickle with code in it": lambda path: path.write_bytes(pickle.dumps(Payload(path.with_name("out")))),
