@@ -3,10 +3,13 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from nerveceg_lib.data.prepared import load_frames
 from nerveceg_lib.inference.submission import validate_submission
 from nerveceg_lib.models import SEGMENTERS
 from nerveceg_lib.models.checkpoints import load_checkpoint
@@ -97,7 +100,7 @@ def test_a_network_of_ones_own_goes_through_the_notebooks(folder, tmp_path, monk
 
 def test_one_network_for_both_stages_goes_through_the_notebooks(folder):
     one = {"segmenter.model": "efficient-unet-lite0", "segmenter.pretrained": True, "segmenter.presence_head": True}
-    one |= {"segmenter.encoder_lr_factor": 0.1, "inference.gate_from": "segmenter", "inference.gate": "fused"}
+    one |= {"segmenter.encoder_lr_factor": 0.1, "inference.gate_from": "segmenter"}
     one |= {"inference.flip": True, "inference.cleanup": "largest"}
     with pytest.raises(InputError, match="deep_supervision: expected false together with presence_head"):
         run_cells(NOTEBOOKS[2], **{"segmenter.presence_head": True, "segmenter.deep_supervision": True})
@@ -110,7 +113,28 @@ def test_one_network_for_both_stages_goes_through_the_notebooks(folder):
     )
     assert 0 < change.abs().max() < 0.05, "it started from ImageNet weights"
     gate = read(folder / NOTEBOOKS[3] / "gate.json")
-    assert (gate["evidence"], gate["cleanup"]) == ("fused", "largest")
+    assert (gate["evidence"], gate["cleanup"]) == ("bayesian", "largest")
+
+
+def test_held_out_labels_change_nothing_that_an_ensemble_decides(folder, monkeypatch):
+    shutil.copytree(folder, folder.parent / "second")
+    for fold, run in enumerate(("tiny", "second")):
+        run_cells(NOTEBOOKS[2], run=run, fold=fold, **{"segmenter.presence_head": True})
+    frames = load_frames("tiny")
+    index, masks = frames.index.copy(), np.array(frames.masks)
+    heldout = index["split"] == "heldout"
+    index.loc[heldout, "has_nerve"] = 1 - index.loc[heldout, "has_nerve"]
+    masks[index.loc[heldout, "row"]] = index.loc[heldout, "has_nerve"].to_numpy()[:, None, None]
+    decided = []
+    for known in (frames, replace(frames, index=index, masks=masks)):
+        monkeypatch.setattr("nerveceg_lib.data.prepared.load_frames", lambda run, known=known: known)
+        run_cells(NOTEBOOKS[3], **{"inference.gate_from": "segmenter", "inference.ensemble_runs": "second"})
+        decided.append((read(folder / NOTEBOOKS[3] / "gate.json"), pd.read_csv(folder / NOTEBOOKS[3] / "heldout.csv")))
+    (gate, table), (other_gate, other) = decided
+    assert gate == other_gate and gate["system"]["runs"] == ["tiny", "second"]
+    same = ["row", "probability", "peak", "soft_dice", "mask_area", "keep"]
+    pd.testing.assert_frame_equal(table[same], other[same])
+    assert (table["has_nerve"] != other["has_nerve"]).all() and not np.allclose(table["score"], other["score"])
 
 
 def test_notebook_7_keeps_finished_networks_and_pools_runs(folder):

@@ -12,8 +12,9 @@ import torch
 from scipy.special import expit
 from sklearn.model_selection import GroupKFold
 
+from benchmarks import gates as bench
 from nerveceg_lib import metrics
-from nerveceg_lib.inference.gate import GATES, ScoreOptimalGate, fit_gate
+from nerveceg_lib.inference.gate import GATES, PRIOR, ScoreOptimalGate, fit_bayesian_gate, frame_weights, posterior
 from nerveceg_lib.inference.two_stage import load_system, mask_evidence
 from nerveceg_lib.models import build_model
 from nerveceg_lib.models.checkpoints import load_checkpoint, save_checkpoint
@@ -66,9 +67,13 @@ def test_a_mask_is_kept_where_it_gains_more_than_a_blank_one():
     assert gate.keep(table).tolist() == [False, False, False, True, False]
 
 
-@pytest.mark.parametrize(("evidence", "gain"), [("classifier", -0.003), ("segmenter", -0.1), ("fused", 0.02)])
-def test_a_fitted_gate_scores_well_and_is_calibrated_on_other_patients(evidence, gain):
-    gate, test = fit_gate(predictions(4000, seed=1), evidence), predictions(4000, seed=2)
+FITTED = [("classifier", -0.003), ("segmenter", -0.1), ("fused", 0.02), ("bayesian", 0.02)]
+
+
+@pytest.mark.parametrize(("name", "gain"), FITTED)
+def test_a_fitted_gate_scores_well_and_is_calibrated_on_other_patients(name, gain):
+    gate = GATES[name](predictions(4000, seed=1).assign(subject=np.arange(4000)))
+    test = predictions(4000, seed=2)
     best = max(score(test, test["probability"] > threshold) for threshold in np.linspace(0, 1, 101))
     assert score(test, gate.keep(test)) > best + gain
     error = partial(metrics.calibration_error, test["has_nerve"])
@@ -93,13 +98,79 @@ def test_no_gate_sees_the_patients_that_it_is_judged_on(name, monkeypatch):
     assert total == pytest.approx(0, abs=1e-9)
 
 
+def test_without_patients_the_bayesian_gate_is_its_prior():
+    gate = fit_bayesian_gate(predictions(0, seed=0))
+    assert (gate.informative, gate.base_rate, gate.threshold) == (pytest.approx(0.5), 0.4, -1.0)
+    assert (gate.dice_slope, gate.dice_intercept) == pytest.approx((1, 0))
+    average = pd.DataFrame({"probability": [0.5, expit(3)], "peak": expit([4, 7])})
+    line = expit([PRIOR[2], sum(PRIOR)])  # the features are 0, and then 1
+    assert gate.probability(average) == pytest.approx(0.5 * line + 0.5 * 0.4)
+
+
+def test_frames_of_one_patient_count_less_than_those_of_many():
+    """Twenty frames of one patient count as 20 / (1 + 0.1 * 19), single frames as one each."""
+    table = pd.DataFrame({"subject": [7] * 20 + [1, 2]})
+    assert frame_weights(table) == pytest.approx([1 / 2.9] * 20 + [1, 1])
+
+
+def test_weights_and_evidence_agree_with_the_integral_over_all_weights():
+    table = predictions(60, seed=4)
+    mode, evidence = posterior(table, PRIOR, spread=0.7)
+    offsets = np.stack(np.meshgrid(*[np.linspace(-5, 5, 61)] * 3, indexing="ij")).reshape(3, -1)
+    weights = np.array(PRIOR)[:, None] + 0.7 * offsets
+    probability, peak = (np.log(table[name] / (1 - table[name])) for name in ("probability", "peak"))
+    likely = expit(np.column_stack([probability / 3, (peak - 4) / 3, np.ones(60)]) @ weights)
+    right = np.where(table["has_nerve"].to_numpy()[:, None] == 1, likely, 1 - likely)
+    joint = np.exp(frame_weights(table) @ np.log(right) - (offsets**2).sum(0) / 2) / (2 * np.pi) ** 1.5
+    assert evidence == pytest.approx(np.log(joint.sum() * (10 / 60) ** 3), abs=0.05)
+    assert mode == pytest.approx(weights[:, joint.argmax()], abs=0.1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_evidence_that_says_nothing_leaves_every_frame_blank(seed):
+    table, others = predictions(240, seed), predictions(500, seed=9)
+    assert fit_bayesian_gate(table).informative > 0.99 and fit_bayesian_gate(table).keep(others).mean() > 0.2
+    truth = ["has_nerve", "mask_dice"]
+    table[truth] = table[truth].sample(frac=1, random_state=seed).to_numpy()
+    gate = fit_bayesian_gate(table)
+    assert gate.informative < 0.05 and not gate.keep(others).any()
+
+
 def test_the_first_stage_leaves_out_what_would_not_be_kept_anyway():
-    table = predictions(500, seed=7)
-    fused, segmenter = fit_gate(table, "fused"), fit_gate(table, "segmenter")
-    assert (table["probability"] <= fused.threshold).sum() > 0
-    assert np.array_equal(fused.keep(table), replace(fused, threshold=-1.0).keep(table))
-    assert 0 < segmenter.keep(table).sum() < len(table)
-    assert np.array_equal(segmenter.keep(table.assign(probability=0.0)), segmenter.keep(table))
+    gate, segmenter = fit_bayesian_gate(predictions(500, seed=7)), GATES["segmenter"](predictions(500, seed=7))
+    others = predictions(500, seed=8)
+    assert 0.05 < (others["probability"] <= gate.threshold).mean() < 0.5
+    assert np.array_equal(gate.keep(others), replace(gate, threshold=-1.0).keep(others))
+    assert 0 < segmenter.keep(others).sum() < len(others)
+    assert np.array_equal(segmenter.keep(others.assign(probability=0.0)), segmenter.keep(others))
+
+
+def test_the_prior_is_about_that_of_the_bank_and_the_default_gate_wins_its_table():
+    assert bench.prior_of(bench.read_bank()) == pytest.approx(PRIOR, abs=0.5)
+    stored = pd.read_csv(bench.RESULTS).set_index("gate").sort_index()
+    bayesian, others = stored.loc["bayesian"].set_index("patients"), stored.drop(index="bayesian")
+    best = others.groupby("patients")[["regret_system", "regret_run", "regret_draw", "worst_tenth"]].min()
+    assert (bayesian[best.columns] < best).all(axis=None)
+    assert bayesian["over_blank"].min() > 0 and bayesian["over_blank_shuffled"].min() > -0.005
+
+
+def test_regret_by_hand():
+    where = {"dataset": "d", "system": "s", "split": "0", "run": 0, "patients": 3, "blank": 0.5}
+    table = pd.DataFrame({"draw": [0, 1], "a": [0.9, 0.5], "b": [0.7, 0.6]}).assign(**where)
+    a, b = bench.compare(table, ["a", "b"]).itertuples(index=False)
+    assert (a.score, a.regret_system, a.regret_run, a.regret_draw) == pytest.approx((0.7, 0, 0, 0.05))
+    assert (b.score, b.regret_system, b.regret_run, b.regret_draw) == pytest.approx((0.65, 0.05, 0.05, 0.1))
+    assert (a.worst_tenth, b.worst_tenth, a.over_blank) == pytest.approx((0.2, 0.1, 0.2))
+
+
+def test_the_bank_tunes_no_gate_on_a_patient_that_judges_it():
+    bank = bench.read_bank()
+    bank = bank[(bank["dataset"] == "bus-uclm") & (bank["system"] == "two networks")]
+    numbers = []
+    for where, tuning, heldout in bench.draws(bank, 2, np.random.default_rng(0)):
+        assert not set(tuning["subject"]) & set(heldout["subject"])
+        numbers.append((where["patients"], tuning["subject"].nunique()))
+    assert {(3, 3), (18, 18)} < set(numbers) and all(least <= count or least == 1000 for least, count in numbers)
 
 
 def test_networks_of_different_folds_are_refused(root):

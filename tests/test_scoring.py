@@ -91,9 +91,8 @@ def test_searched_gate_separates_what_can_be_separated_and_keeps_no_useless_mask
     table = pd.DataFrame({"has_nerve": has_nerve, "probability": probability, "mask_dice": 0.9 * has_nerve})
     best, grid = gate.search_gate(table.assign(mask_area=5000))
     assert 0.55 <= best.threshold <= 0.7
-    assert len(grid) == len(gate.THRESHOLDS) * len(gate.MIN_AREAS)
-    score = grid.set_index(["threshold", "min_area"])["score"][best.threshold, best.min_area]
-    assert score == pytest.approx(0.95)
+    assert grid.shape == (len(gate.MIN_AREAS), len(gate.THRESHOLDS))
+    assert grid.loc[best.min_area, best.threshold] == pytest.approx(0.95)
     useless = pd.DataFrame(
         {"has_nerve": [0, 0, 1], "probability": [0.5, 0.6, 0.4], "mask_area": 5000, "mask_dice": 0.0}
     )

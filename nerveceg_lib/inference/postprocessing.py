@@ -18,11 +18,6 @@ def remove_small(mask: np.ndarray, min_area: int) -> np.ndarray:
     return _binary(mask) & (areas[labels] >= min_area)
 
 
-def component_areas(mask: np.ndarray) -> np.ndarray:
-    """Return the number of pixels of each component (8-connected), in no particular order: int (components,)."""
-    return _components(mask)[1][1:]
-
-
 def largest_component(mask: np.ndarray) -> np.ndarray:
     """Keep only the largest component (8-connected), and one of several equals: an annotated frame has one nerve."""
     labels, areas = _components(mask)

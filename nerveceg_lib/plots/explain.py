@@ -1,7 +1,6 @@
 """Figures of notebook 5: explanation maps side by side, and the tests of them."""
 
-from collections.abc import Iterable, Sequence
-from itertools import cycle, product
+from collections.abc import Sequence
 
 import cv2
 import matplotlib.pyplot as plt
@@ -14,7 +13,6 @@ from nerveceg_lib.explain import METHODS
 from nerveceg_lib.plots.style import TRUTH
 
 COLOUR_MAPS = {"signed": "managua_r", "evidence": "inferno", "picture": "gray"}  # perceptually uniform
-OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 
 
 def map_grid(
@@ -64,10 +62,3 @@ def _draw_map(axis: Axes, image: np.ndarray, values: np.ndarray, map_type: str) 
         return
     axis.imshow(image, cmap="gray", vmin=0, vmax=255)
     axis.imshow(values, cmap=COLOUR_MAPS[map_type], vmin=lowest, vmax=1, alpha=0.75 * np.sqrt(np.abs(values)))
-
-
-def line_styles(names: Iterable[str]) -> list[dict]:
-    """Return distinguishable line styles: coloured for methods, dotted grey for the baselines."""
-    methods = cycle({"linestyle": line, "color": colour} for line, colour in product(("-", "--"), OKABE_ITO))
-    baselines = cycle({"linestyle": ":", "color": grey} for grey in ("0.0", "0.4", "0.65"))
-    return [next(methods if name in METHODS else baselines) for name in names]
