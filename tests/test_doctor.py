@@ -15,18 +15,23 @@ COMMANDS = ["run", "fit", "report", "sweep", "predict", "phantom", "kaggle", "do
 COMMANDS += ["import-frames", "import-masks", "import-bus-uclm", "import-usgra"]
 
 
-def test_a_sound_installation_and_data_folder(root, phantom, capsys):
+def has_free(monkeypatch, gigabytes):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage(0, 0, gigabytes * 10**9))
+
+
+def test_a_sound_installation_and_data_folder(root, phantom, monkeypatch, capsys):
+    has_free(monkeypatch, 4)
     assert main(["doctor", str(phantom)]) == 0
     output = capsys.readouterr().out
     assert f"{phantom}: 48 training frames of 6 patients, 6 test frames" in output and "nothing is missing" in output
-    assert all(word in output for word in ("processor", "memory", "torch", "GPU", "GB free"))
+    assert all(word in output for word in ("processor", "memory", "torch", "GPU", "4 GB free"))
 
 
 def test_faults_are_named(root, phantom, tmp_path, monkeypatch, capsys):
+    has_free(monkeypatch, 1)
     (tmp_path / "data" / "train").mkdir(parents=True)
     io.image_path(tmp_path / "data", 1, 1).write_bytes(io.image_path(phantom, 1, 1).read_bytes())
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage(0, 0, 1_000_000_000))
     assert main(["doctor", str(tmp_path / "data")]) == 2
     output = capsys.readouterr().out
     assert "missing: " in output and "expected 3 GB free for the demo, found 1.0 GB" in output
