@@ -191,12 +191,16 @@ def posterior(predictions: pd.DataFrame, mean: Sequence[float], spread: float = 
 
 
 def _first_threshold(gate: ScoreOptimalGate, predictions: pd.DataFrame) -> float:
-    """Return a P(nerve) of the first stage at which not even the best evidence in `predictions` lets a mask gain."""
+    """Return a P(nerve) of the first stage that no mask can make up for.
+
+    The best mask is one that is certain and has the best area and entropy in `predictions`.
+    """
     columns = EVIDENCE[gate.evidence]
     if "probability" not in columns or predictions.empty:
         return -1.0
     signs = dict(zip(columns, gate.weights, strict=True)) | {"soft_dice": gate.dice_slope}
     best = {name: predictions[name].max() if sign > 0 else predictions[name].min() for name, sign in signs.items()}
+    best |= {name: 1.0 for name in ("peak", "inside", "soft_dice") if signs.get(name, 0) > 0}
     steps = np.linspace(0, 1, 1001)
     gains = gate.gains(pd.DataFrame(best | {"probability": steps}))
     return float(steps[gains.argmax()] - 0.001) if gains.any() else 1.0
