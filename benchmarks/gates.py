@@ -20,24 +20,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from nerveceg_lib.inference.gate import GATES, PRIOR, AnyGate, fit_bayesian_gate, posterior
+from nerveceg_lib.inference.gate import EVIDENCE, GATES, PRIOR, AnyGate, fit_bayesian_gate, posterior
 from nerveceg_lib.metrics import calibration_error, gated_scores, resampled_interval
 
 BANK = Path(__file__).parent / "gate_bank.csv.gz"
 RESULTS = Path(__file__).parent.parent / "notebooks" / "results" / "gates.csv"
 RUN = ["dataset", "system", "split", "run"]
-FRAME = [
-    "set",
-    "subject",
-    "has_nerve",
-    "mask_area",
-    "mask_dice",
-    "probability",
-    "peak",
-    "inside",
-    "entropy",
-    "soft_dice",
-]
+TRUTH = ["has_nerve", "mask_dice"]
+FRAME = ["set", "subject", *TRUTH, *EVIDENCE["fused"], "soft_dice"]
 Draw = tuple[dict, pd.DataFrame, pd.DataFrame]  # where it comes from, frames to tune a gate on, frames to judge it on
 PATIENTS = (3, 5, 9, 18, 1000)  # that tune a gate; the last one stands for all
 SHUFFLES = 5  # of the labels
@@ -57,11 +47,11 @@ def collect(sources: list[str]) -> None:
     """Add the runs of `sources` to the bank; a split that is there already is replaced."""
     parts = []
     for source in sources:
-        name, pattern = source.split("=", 1)
-        dataset, system, split = name.split("/")
+        name, _, pattern = source.partition("=")
         paths = sorted(glob(pattern))
-        if not paths:
-            raise SystemExit(f"{source}: no such file")
+        if name.count("/") != 2 or not paths:
+            raise SystemExit(f"{source}: expected DATASET/SYSTEM/SPLIT=FILES, found {len(paths)} files")
+        dataset, system, split = name.split("/")
         for run, path in enumerate(paths):
             table = read_predictions(Path(path)).assign(dataset=dataset, system=system, split=split, run=run)
             if dataset == "phantom":  # each has patients of its own
@@ -91,8 +81,7 @@ def shuffled(bank: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     """Return the bank with the truth of each run's frames shuffled, so that no evidence says anything about it."""
     bank = bank.copy()
     for _, rows in bank.groupby([*RUN, "set"]):
-        truth = rows[["has_nerve", "mask_dice"]].to_numpy()
-        bank.loc[rows.index, ["has_nerve", "mask_dice"]] = rng.permutation(truth)
+        bank.loc[rows.index, TRUTH] = rng.permutation(rows[TRUTH].to_numpy())
     return bank
 
 
@@ -176,7 +165,7 @@ def report(repeats: int) -> None:
     results = compare(true, list(gates))
     mostly_empty = bank.groupby(RUN[:2])["has_nerve"].transform("mean") < 0.5
     banks = (shuffled(bank[mostly_empty], np.random.default_rng(seed)) for seed in range(SHUFFLES))
-    nothing = pd.concat([scores(other, gates, repeats // SHUFFLES, seed) for seed, other in enumerate(banks)])
+    nothing = pd.concat([scores(other, gates, max(1, repeats // SHUFFLES), seed) for seed, other in enumerate(banks)])
     results["over_blank_shuffled"] = compare(nothing.reset_index(drop=True), list(gates))["over_blank"]
     results.to_csv(RESULTS, index=False, float_format="%.4f")
     pd.options.display.width = 200

@@ -34,9 +34,9 @@ EVIDENCE = {
 # first stage, peak, constant: the weights of a bayesian gate are expected to lie around these, each with a standard
 # deviation of 1; `python -m benchmarks.gates` prints what the networks of its bank suggest
 PRIOR = (1.5, 1.0, -0.5)
-CENTER, SCALE = np.array([0.0, 4.0]), 3.0  # of the two features, rounded from the bank, too
+CENTER, SCALE = np.array([0.0, 4.0]), 3.0  # bring the two features to similar scales
 BASE_RATE = (6.0, 9.0)  # the prior of the share of frames with a nerve, as frames with and without one
-WITHIN_PATIENT = 0.1  # correlation between frames of one patient: n of them count as n / (1 + 0.1 (n - 1))
+WITHIN_PATIENT = 0.1  # assumed correlation of frames of one patient: n of them count as n / (1 + 0.1 (n - 1))
 
 
 @dataclass(frozen=True)
