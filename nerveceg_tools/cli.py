@@ -141,6 +141,7 @@ def phantom(options: Namespace) -> None:
     examples:
       nerveceg phantom ~/data/phantom
       nerveceg phantom small --patients 8 --frames-per-patient 6 --test-frames 10
+      nerveceg phantom shortcut --caliper-share 0.55 0.02
     """
     from nerveceg_lib.runtime.io import storing
     from nerveceg_tools.phantom import write_phantom
@@ -254,6 +255,8 @@ def _add_data(commands) -> None:
     add("--seed", type=int, default=0, help="the same seed gives the same bytes (default: 0)")
     add("--difficulty", default="medium", help="easy, medium or hard (default: medium)")
     add("--contradictory", type=float, default=0.03, help="share of wrong labels (default: 0.03)")
+    text = "shares of the frames with and without a nerve that show an examiner's calipers (default: 0 0)"
+    add("--caliper-share", type=float, nargs=2, default=(0.0, 0.0), metavar=("NERVE", "NONE"), help=text)
     import_commands.add_to(commands, _command)
     add = _command(commands, doctor)
     add("data", nargs="?", default="auto", help="a folder in competition layout (default: Kaggle's mount)")

@@ -137,18 +137,30 @@ def run_point(sweep: Sweep, point: dict[str, object], root: Path) -> dict[str, o
 
 
 def _write(folder: Path, table: pd.DataFrame, swept: list[str]) -> None:
-    import matplotlib.pyplot as plt
-
-    from nerveceg_lib import plots
-
     write_csv(folder / "results.csv", table)
     write_atomically(folder / "results.parquet", lambda path: table.to_parquet(path, index=False))
     numbers = [name for name in table.select_dtypes("number") if "." in name and name not in swept]
     if drawn := next((name for name in (*METRICS, *numbers) if name in numbers), ""):
-        finished = table[table[drawn].notna()]
         by = [name for name in swept if name not in REPEATS]
-        names = finished[by].astype(str).agg(", ".join, axis=1) if by else pd.Series("all", index=finished.index)
-        plots.use_style()
-        figure = plots.sweep_results(names, finished[drawn], drawn, ", ".join(by))
-        write_atomically(folder / "results.png", figure.savefig)
-        plt.close(figure)
+        _draw(folder / "results.png", table[table[drawn].notna()], drawn, by)
+
+
+def _draw(path: Path, table: pd.DataFrame, drawn: str, by: list[str]) -> None:
+    """Plot a line per combination of the parameters `by`, the best on top: a dot per run and a bar at their mean."""
+    import matplotlib.pyplot as plt
+
+    from nerveceg_lib import plots
+
+    names = table[by].astype(str).agg(", ".join, axis=1) if by else pd.Series("all", index=table.index)
+    means = table[drawn].groupby(names).mean().sort_values()
+    plots.use_style()
+    figure, axis = plt.subplots(figsize=(7, 0.35 * len(means) + 1.2))
+    rows = names.map({name: row for row, name in enumerate(means.index)})
+    axis.plot(table[drawn], rows, "o", color=plots.PREDICTION, alpha=0.7, label="run")
+    axis.plot(means, range(len(means)), "|", color="black", markersize=14, markeredgewidth=2, label="mean")
+    axis.set_yticks(range(len(means)), means.index)
+    axis.set(xlabel=drawn, ylim=(-0.6, len(means) - 0.4))
+    axis.set_title("\n".join([f"{drawn} of {len(table)} runs", *([f"by {', '.join(by)}"] if by else [])]))
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    write_atomically(path, figure.savefig)
+    plt.close(figure)

@@ -19,8 +19,9 @@ from tests.cells import definitions
 
 evaluation = definitions("05_cnn_visualizations")
 FEW_STEPS = {name: {"steps": 2} for name, method in METHODS.items() if method.map_type == "picture"}
-FEW_STEPS |= {"integrated-gradients": {"steps": 4, "max_steps": 4}, "smoothgrad": {"samples": 2}}
-WITHOUT_RELEVANCE = ["efficientnet-b0", "efficient-unet-lite0"]
+FEW_STEPS |= {"integrated-gradients": {"steps": 4, "max_steps": 4}}
+FEW_STEPS |= {name: {"samples": 2} for name in ("smoothgrad", "guided-smoothgrad")}
+WITH_OTHER_ACTIVATIONS = ["efficientnet-b0", "efficient-unet-lite0"]
 WITH_ATTENTION = ["attention-unet", "r2attention-unet"]
 RELU_ONLY = ["resnet18", "r2unet-encoder", "unet", "deep-residual-unet", "r2unet"]
 
@@ -64,7 +65,7 @@ def activation(model, images, layer):
     return LayerActivation(model, model.get_submodule(layer)).attribute(images).detach()
 
 
-@pytest.mark.parametrize("name", WITHOUT_RELEVANCE + WITH_ATTENTION + RELU_ONLY)
+@pytest.mark.parametrize("name", WITH_OTHER_ACTIVATIONS + WITH_ATTENTION + RELU_ONLY)
 def test_every_method_works_or_says_why_and_leaves_the_model_unchanged(name):
     model, image = network(name).train(), noise(1, 1, 32, 48)
     first_weight, *other_weights = model.parameters()
@@ -73,8 +74,7 @@ def test_every_method_works_or_says_why_and_leaves_the_model_unchanged(name):
         weight.grad = torch.full_like(weight, 7.0)
     next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d)).eval()
     state, modes = copy.deepcopy(model.state_dict()), [module.training for module in model.modules()]
-    refused = set() if name in RELU_ONLY else {"lrp"}
-    refused |= set() if name in WITH_ATTENTION else {"attention-gate"}
+    refused = set() if name in WITH_ATTENTION else {"attention-gate"}
     refused |= {"seg-grad-cam"} if name in CLASSIFIERS else set()
     for method, (_, map_type) in METHODS.items():
         if method in refused:
@@ -104,8 +104,9 @@ def test_layer_cam_and_score_cam_are_their_formulas():
     with torch.no_grad():
         features = model[:5](image)
         slopes = model[7].weight.reshape(1, 4, 1, 1) / 16  # of the logit, the same at each of the 4x4 pixels
-        low, high = features.amin((2, 3), keepdim=True), features.amax((2, 3), keepdim=True)
-        masks = F.interpolate((features - low) / (high - low).clamp_min(1e-9), (8, 8), mode="bilinear")[0]
+        masks = F.interpolate(features, (8, 8), mode="bilinear")[0]
+        low, high = masks.amin((1, 2), keepdim=True), masks.amax((1, 2), keepdim=True)
+        masks = (masks - low) / (high - low).clamp_min(1e-9)
         gains = torch.cat([model(image * mask) - model(torch.zeros_like(image)) for mask in masks])
         weights = {"layer-cam": slopes.relu(), "score-cam": gains.softmax(0).reshape(1, 4, 1, 1)}
     for method, weight in weights.items():
@@ -120,10 +121,8 @@ def test_hierarchical_cam_is_the_maximum_of_the_scaled_maps():
     model, image = tiny_classifier(), noise(1, 1, 8, 8)
     maps = [explain(model, image, "layer-cam", layer=layer) for layer in ("1", "4")]
     scaled = torch.stack([torch.tanh(2 * cam / cam.max()) for cam in maps])
-    combined = explain(model, image, "hierarchical-cam", layer=("1", "4"))
-    torch.testing.assert_close(combined, scaled.amax(0))
-    # with one layer it takes the last layer of each resolution, but none that is coarser
-    torch.testing.assert_close(explain(model, image, "hierarchical-cam", layer="4"), combined)
+    # the last layer of each resolution, but none that is coarser than the given one
+    torch.testing.assert_close(explain(model, image, "hierarchical-cam", layer="4"), scaled.amax(0))
     torch.testing.assert_close(explain(model, image, "hierarchical-cam", layer="1"), scaled[0])
 
 
@@ -173,6 +172,16 @@ def test_guided_backpropagation_through_silu_clips_on_both_sides():
         explain(nn.Conv2d(1, 1, 1), image, "guided-backpropagation")
 
 
+def test_guided_smoothgrad_is_the_mean_of_guided_backpropagation_over_noisy_copies():
+    model, image, copies = network("resnet18"), noise(1, 1, 32, 48), []
+    model.register_forward_pre_hook(lambda module, inputs: copies.extend(inputs[0].detach().split(1)))
+    smooth = explain(model, image, "guided-smoothgrad", target_of("resnet18"), samples=3)
+    noisy = torch.cat(copies)
+    assert len(noisy) == 3 and 0.1 < (noisy - image).std() / (image.max() - image.min()) < 0.2
+    each = explain(model, noisy, "guided-backpropagation", target_of("resnet18"))
+    torch.testing.assert_close(smooth, each.mean(0, keepdim=True), rtol=1e-3, atol=1e-5 * each.abs().max().item())
+
+
 def test_guided_activation_is_guided_backpropagation_of_one_channel():
     model, image = tiny_classifier(), noise(1, 1, 8, 8)
     strongest = int(model[:2](image).mean((0, 2, 3)).argmax())
@@ -182,7 +191,7 @@ def test_guided_activation_is_guided_backpropagation_of_one_channel():
         torch.testing.assert_close(explain(model, image, "guided-activation", layer="1", **options), expected)
 
 
-@pytest.mark.parametrize("name", RELU_ONLY)
+@pytest.mark.parametrize("name", WITH_OTHER_ACTIVATIONS + WITH_ATTENTION + RELU_ONLY)
 def test_relevance_is_conserved(name):
     model, image = network(name), noise(1, 1, 32, 48)
     for module in model.modules():  # biases would take a share of the relevance
@@ -196,16 +205,44 @@ def test_relevance_is_conserved(name):
     assert abs(relevance.sum() - score) < 0.01 * abs(score)
     product = explain(model, image, "gradient-x-image", target_of(name))
     assert not torch.allclose(relevance, product, rtol=0.1), "the gamma rule has an effect"
-    without_rule = explain(model, image, "lrp", target_of(name), gamma=0.0)
-    torch.testing.assert_close(without_rule, product, rtol=1e-2, atol=1e-3 * product.abs().max().item())
+    if name in RELU_ONLY:  # where activations and gates hand on their gradient, the 0 rule is gradient x image
+        without_rule = explain(model, image, "lrp", target_of(name), gamma=0.0)
+        torch.testing.assert_close(without_rule, product, rtol=1e-2, atol=1e-3 * product.abs().max().item())
 
 
-def test_the_gamma_rule_by_hand():
+@pytest.mark.parametrize(
+    "image, expected",
+    [
+        # 2 * 3 - 1 * 4 = 2 is shared out like 2 (1 + gamma) * 3 to -1 * 4; gamma = 1 gives 12 to -4, that is 3 and -1
+        ([3.0, 4.0], [3.0, -1.0]),
+        # 2 * 1 - 1 * 4 = -2 favours the negative product: 2 to -4 (1 + gamma), that is 2 to -8
+        ([1.0, 4.0], [2 / 3, -8 / 3]),
+        # 2 * -1 - 1 * -4 = 2: negative pixels with negative weights speak for the target as well
+        ([-1.0, -4.0], [-2 / 3, 8 / 3]),
+    ],
+)
+def test_the_gamma_rule_by_hand(image, expected):
     layer = nn.Conv2d(1, 1, (1, 2), bias=False)
     layer.weight.data = torch.tensor([[[[2.0, -1.0]]]])
-    # 2 * 3 - 1 * 4 = 2 is shared out like 2 (1 + gamma) * 3 to -1 * 4; gamma = 1 gives 12 to -4, that is 3 and -1
-    relevance = explain(layer, torch.tensor([[[[3.0, 4.0]]]]), "lrp", pixel_sum, gamma=1.0)
-    torch.testing.assert_close(relevance, torch.tensor([[[3.0, -1.0]]]))
+    relevance = explain(layer, torch.tensor([[[image]]]), "lrp", pixel_sum, gamma=1.0)
+    torch.testing.assert_close(relevance, torch.tensor([[expected]]))
+
+
+def test_relevance_passes_activations_whole_and_gates_not_at_all():
+    image = torch.tensor([[[[1.0, -0.5, 7.0]]]])
+    for activation_layer in (nn.SiLU(), nn.ReLU6()):
+        relevance = explain(activation_layer, image, "lrp", pixel_sum)
+        torch.testing.assert_close(relevance, activation_layer(image)[0])
+
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Sigmoid())
+
+        def forward(self, frame):
+            return self.gate(frame) * frame
+
+    torch.testing.assert_close(explain(Gated(), image, "lrp", pixel_sum), Gated()(image)[0])
 
 
 @pytest.mark.parametrize("name", ["efficientnet-b0", "unet"])
@@ -217,6 +254,20 @@ def test_class_images_raise_the_target_and_the_penalty_makes_them_smoother(name)
     assert min(scores) > blank_score
     assert explain(model, image, "class-image", target_of(name), steps=1, lr=9.0).abs().max() == 3, "the grey limit"
     assert regularised.diff(dim=1).square().sum() < plain.diff(dim=1).square().sum()
+
+
+@pytest.mark.parametrize(
+    "option, roughness",
+    [
+        ({"total_variation": 1.0}, lambda image: image.diff(dim=1).square().sum() + image.diff(dim=2).square().sum()),
+        ({"l1": 10.0}, lambda image: image.abs().sum()),
+        ({"blur": 2.0}, lambda image: image.diff(dim=1).abs().sum()),
+    ],
+)
+def test_each_regularisation_of_class_images_lowers_what_it_penalises(option, roughness):
+    model, image = network("unet"), noise(1, 1, 32, 48)
+    plain, regularised = (explain(model, image, "class-image", steps=8, **options) for options in ({}, option))
+    assert roughness(regularised) < 0.5 * roughness(plain)
 
 
 def test_filters_dreams_and_inversions_do_what_their_names_say():

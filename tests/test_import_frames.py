@@ -121,7 +121,7 @@ def test_bus_uclm_as_it_is_published(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(bus_uclm, "INFO_SHA256", hashlib.sha256((tmp_path / "B/INFO.csv").read_bytes()).hexdigest())
     assert main(command) == 0 and "3 labelled frames of 2 patients" in capsys.readouterr().out
     names = pd.read_csv(tmp_path / "out/names.csv")
-    assert names[["patient", "clean"]].values.tolist() == [["ALWI", 0], ["ALWI", 1], ["CHVI", 1]]
+    assert names[["patient", "clean", "calipers"]].values.tolist() == [["ALWI", 0, 1], ["ALWI", 1, 0], ["CHVI", 1, 0]]
     assert "10.1038/s41597-025-04562-3" in (tmp_path / "out/ATTRIBUTION.txt").read_text()
 
 

@@ -1,6 +1,7 @@
 """The phantom data set: does it have the statistics, the layout and the faults that it promises?"""
 
 import filecmp
+import re
 from itertools import pairwise
 
 import cv2
@@ -14,6 +15,7 @@ from nerveceg_lib.runtime.errors import InputError
 from nerveceg_lib.runtime.io import UNFINISHED
 from nerveceg_tools.phantom import Patient, cohort, make_phantom, write, write_phantom
 from nerveceg_tools.phantom.anatomy import DIFFICULTIES
+from nerveceg_tools.phantom.calipers import draw_calipers
 
 # Percentiles 5, 50, 95 of the real masks (2,323 masks, measured on the competition's training set).
 REAL_MASKS = {
@@ -200,13 +202,42 @@ def test_workers_do_not_change_a_byte_but_seeds_do(data_set, tmp_path, monkeypat
     assert not filecmp.cmpfiles(data_set, tmp_path / "other", [f for f in files if "test/" in f], shallow=False)[0]
 
 
-BAD_OPTIONS = [("difficulty", "brutal"), ("contradictory", 0.6), ("contradictory", float("nan")), ("patients", 0),
-               ("frames_per_patient", 0), ("test_frames", -1), ("seed", -1)]  # fmt: skip
+def test_calipers_change_nothing_but_their_own_pixels(data_set, tmp_path):
+    write_phantom(tmp_path / "marked", **SMALL, caliper_share=(0.6, 0.2))
+    frames = io.describe_frames(tmp_path / "marked", io.list_frames(tmp_path / "marked")[0])
+    calipers = pd.read_csv(tmp_path / "marked" / "names.csv")["calipers"]
+    assert len(calipers) == 46 and calipers.sum() == (frames["clean"] == 0).sum()
+    for frame in frames.itertuples():
+        plain, marked = (io.read_frame(folder / frame.path) for folder in (data_set, tmp_path / "marked"))
+        changed = np.count_nonzero(plain != marked)
+        assert (changed > 0) == (frame.clean == 0) and (marked >= plain).all()
+        assert changed <= 4 * 16, "at most four crosses of four arms of four pixels"
+    shares = []
+    for patient in (Patient(plan, caliper_share=(0.6, 0.2)) for plan in plans([200] * 5, seed=0)):
+        has_calipers = np.array([patient.has_calipers(index) for index in range(200)])
+        shares.append([has_calipers[patient.frames.labelled == label].mean() for label in (True, False)])
+    assert np.mean(shares, axis=0) == pytest.approx([0.6, 0.2], abs=0.06)
+
+
+def test_calipers_measure_the_long_axis():
+    outline = cv2.ellipse(np.zeros((420, 580), np.uint8), (300, 200), (60, 20), 30, 0, 360, 1, -1)
+    for seed in range(8):
+        _, crosses = draw_calipers(np.zeros_like(outline), outline, np.random.default_rng(seed))
+        _, _, _, middles = cv2.connectedComponentsWithStats(cv2.dilate(crosses, np.ones((5, 5))))
+        middles = middles[1:]
+        assert len(middles) in (2, 4) and crosses.sum() == 16 * len(middles)
+        lengths = np.linalg.norm(middles[:, None] - middles[None], axis=2)
+        assert lengths.max() == pytest.approx(120, abs=4) and middles.mean(0) == pytest.approx([300, 200], abs=2)
+
+
+BAD_OPTIONS = [("difficulty", "brutal"), ("caliper_share", (0.5, 1.5)), ("contradictory", 0.6), ("seed", -1),
+               ("contradictory", float("nan")), ("frames_per_patient", 0), ("test_frames", -1),
+               ("patients", 0)]  # fmt: skip
 
 
 @pytest.mark.parametrize(("option", "value"), BAD_OPTIONS)
 def test_bad_options_are_named(tmp_path, option, value):
-    with pytest.raises(InputError, match=rf"{option}: expected .*found {value!r}"):
+    with pytest.raises(InputError, match=rf"{option}: expected .*found {re.escape(repr(value))}"):
         write_phantom(tmp_path / "set", **SMALL | {option: value})
     assert not (tmp_path / "set").exists()
 

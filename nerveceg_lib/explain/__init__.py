@@ -1,4 +1,4 @@
-"""What networks look at: 22 explanation methods for classifiers and segmenters, all through `explain`.
+"""What networks look at: 23 explanation methods for classifiers and segmenters, all through `explain`.
 
 The list follows the collection "PyTorch CNN Visualizations" (Ozbulak), extended to networks that segment.
 """
@@ -36,6 +36,7 @@ METHODS = {
     "gradient-x-image": Method(attribution.gradient_x_image, "signed"),
     "integrated-gradients": Method(attribution.integrated_gradients, "signed"),
     "smoothgrad": Method(attribution.smoothgrad, "signed"),
+    "guided-smoothgrad": Method(attribution.guided_smoothgrad, "signed"),
     "grad-cam": Method(attribution.grad_cam, "evidence"),
     "seg-grad-cam": Method(attribution.seg_grad_cam, "evidence"),
     "guided-grad-cam": Method(attribution.guided_grad_cam, "signed"),
@@ -49,7 +50,9 @@ METHODS = {
     "inversion": Method(synthesis.inversion, "picture"),
     "deep-dream": Method(synthesis.deep_dream, "picture"),
     "class-image": Method(synthesis.class_image, "picture"),
-    "class-image-regularised": Method(partial(synthesis.class_image, penalty=0.01), "picture"),
+    "class-image-regularised": Method(
+        partial(synthesis.class_image, total_variation=0.01, l1=0.01, blur=0.5), "picture"
+    ),
 }
 
 
@@ -58,7 +61,7 @@ def explain(
     images: Tensor,
     method: str = "grad-cam",
     target: Target | None = None,
-    layer: str | tuple[str, ...] = "",
+    layer: str = "",
     **options,
 ) -> Tensor:
     """Explain the model's output for each image by one of `METHODS`.
@@ -69,7 +72,7 @@ def explain(
         method: a name in `METHODS`.
         target: maps the model's output (N, ...) to one number per image (N,). The default is a classifier's logit, or
             the sum of a segmenter's logits over the mask that it predicts.
-        layer: a name from `model.named_modules()`, by default `model.cam_layer`; "hierarchical-cam" takes several.
+        layer: a name from `model.named_modules()`, by default `model.cam_layer`.
         options: options of the method's function, such as `steps`.
 
     Returns one map, or one picture, per image: float32 (B, H, W). Raises InputError for methods, layers, options and
@@ -81,15 +84,14 @@ def explain(
     allowed = sorted(set(inspect.signature(function).parameters) - {"request", "transform"})
     for name in options:
         one_of(f"option of {method}", name, allowed)
-    layers = (layer or getattr(model, "cam_layer", ""),) if isinstance(layer, str) else tuple(layer)
     if layer:
-        for name in layers:
-            find_layer(model, name)
+        find_layer(model, layer)
+    layer = layer or getattr(model, "cam_layer", "")
     maps = []
     with frozen(model), torch.enable_grad():
         for image in images.detach().split(1):
             image_target = target or default_target(model(image))
-            result = function(Request(model, image.clone().requires_grad_(), image_target, layers), **options).detach()
+            result = function(Request(model, image.clone().requires_grad_(), image_target, layer), **options).detach()
             is_picture = result.ndim == 4  # (1, C, H, W), and a map (h, w) otherwise
             maps.append(result.mean(1) if is_picture else attribution.resize_maps(result, image).unsqueeze(0))
     return torch.cat(maps)

@@ -1,7 +1,8 @@
 """Maps of the pixels that speak for the target. Each method takes a `Request` and returns one map (h, w)."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -10,10 +11,12 @@ import torch.nn.functional as F
 from captum.attr import InputXGradient, IntegratedGradients, NoiseTunnel, Saliency
 from torch import Tensor, nn
 
-from nerveceg_lib.explain.hooks import Request, find_layer, hooked
+from nerveceg_lib.explain.hooks import Request, hooked
 from nerveceg_lib.inference.fuse import fold_batch_norm
 from nerveceg_lib.models.blocks import AttentionSkip
 from nerveceg_lib.runtime.errors import InputError, one_of
+
+Layer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
 
 
 def gradient(request: Request, transform: Callable = torch.positive) -> Tensor:
@@ -31,16 +34,35 @@ def guided_backpropagation(request: Request) -> Tensor:
     is negative below -1.28. The gradient is therefore clipped at 0 both before and behind each activation, which for
     ReLU is the original method. Raises InputError for networks without ReLU or SiLU.
     """
-    activations = [module for module in request.model.modules() if isinstance(module, nn.ReLU | nn.ReLU6 | nn.SiLU)]
+    with _clipped_gradients(request.model):
+        return gradient(request)
+
+
+def guided_smoothgrad(request: Request, samples: int = 25, noise: float = 0.15, seed: int = 0) -> Tensor:
+    """Return guided backpropagation averaged over noisy copies of the image, as `smoothgrad` averages the gradient.
+
+    Smilkov et al. 2017, arXiv:1706.03825, section 3.3. Raises InputError for networks without ReLU or SiLU.
+    """
+    with _clipped_gradients(request.model):
+        return smoothgrad(request, samples, noise, seed)
+
+
+@contextmanager
+def _clipped_gradients(model: nn.Module) -> Iterator[None]:
+    activations = _activations(model)
     if not activations:
-        raise InputError(f"guided backpropagation: expected ReLU or SiLU, found none in {type(request.model).__name__}")
+        raise InputError(f"guided backpropagation: expected ReLU or SiLU, found none in {type(model).__name__}")
 
     def clip_gradient(module: nn.Module, inputs: tuple, output: Tensor | None = None) -> None:
         tensor = inputs[0] if output is None else output
         tensor.register_hook(F.relu)
 
     with hooked(activations, after=clip_gradient, before=clip_gradient):
-        return gradient(request)
+        yield
+
+
+def _activations(model: nn.Module) -> list[nn.Module]:
+    return [module for module in model.modules() if isinstance(module, nn.ReLU | nn.ReLU6 | nn.SiLU)]
 
 
 def guided_activation(request: Request, channel: int | None = None) -> Tensor:
@@ -49,14 +71,14 @@ def guided_activation(request: Request, channel: int | None = None) -> Tensor:
 
 
 def for_channel(request: Request, channel: int | None) -> Request:
-    """Return the same request for the mean of one channel of the first layer (None: the one with the highest mean).
+    """Return the same request for the mean of one channel of its layer (None: the one with the highest mean).
 
     Raises InputError for channels that the layer does not have.
     """
     means = request.features(request.image)[0].mean((0, 2, 3))
     channel = int(means.argmax()) if channel is None else channel
     if not 0 <= channel < len(means):
-        raise InputError(f"channel: expected 0 to {len(means) - 1} in layer {request.layers[0]!r}, found {channel}")
+        raise InputError(f"channel: expected 0 to {len(means) - 1} in layer {request.layer!r}, found {channel}")
     return replace(request, channel=channel)
 
 
@@ -133,24 +155,20 @@ def layer_cam(request: Request) -> Tensor:
 def hierarchical_cam(request: Request) -> Tensor:
     """Combine LayerCAM over several layers: the maximum of the maps, each scaled to tanh(2 x / max x).
 
-    Two or more layers in the request are combined as they are. With one layer, the last layer at each resolution is
-    used, as far as it is at least as fine as that layer; without a layer, the last at every resolution.
+    These are the last layers at each resolution that is at least as fine as that of the request's layer; without a
+    layer, the last ones at every resolution.
     """
-    model, image, layers = request.model, request.image, request.layers
-    several = len(layers) > 1
-    modules = [find_layer(model, name) for name in layers] if several else list(model.modules())[1:]
-    last_outputs: dict[object, Tensor] = {}  # by module, or by resolution
+    last_outputs: dict[torch.Size, Tensor] = {}  # by resolution
 
     def record(module: nn.Module, inputs: tuple, output: object) -> None:
         if isinstance(output, Tensor) and output.ndim == 4 and output.shape[1] > 1:
-            last_outputs[module if several else output.shape[2:]] = output
+            last_outputs[output.shape[2:]] = output
 
-    with hooked(modules, record):
-        final = model(image)
-    features = list(last_outputs.values())
-    if not several and layers[0]:
-        min_height = request.features(image)[0].shape[2]
-        features = [tensor for tensor in features if tensor.shape[2] >= min_height]
+    image = request.image
+    with hooked(list(request.model.modules())[1:], record):
+        final = request.model(image)
+    min_height = request.features(image)[0].shape[2] if request.layer else 0
+    features = [output for output in last_outputs.values() if output.shape[2] >= min_height]
     maps = [resize_maps(_element_wise_cam(*pair), image) for pair in _with_gradients(request, features, final)]
     return torch.stack([torch.tanh(2 * cam / cam.max().clamp_min(1e-12)) for cam in maps]).amax(0)
 
@@ -163,7 +181,7 @@ def _with_gradients(request: Request, features: list[Tensor], output: Tensor) ->
     gradients = torch.autograd.grad(request.target(output).sum(), features, allow_unused=True)
     pairs = [pair for pair in zip(features, gradients, strict=True) if pair[1] is not None]
     if not pairs:
-        raise InputError(f"layer: expected one that the target depends on, found {', '.join(request.layers)!r}")
+        raise InputError(f"layer: expected one that the target depends on, found {request.layer!r}")
     return pairs
 
 
@@ -176,45 +194,61 @@ def _element_wise_cam(features: Tensor, gradients: Tensor) -> Tensor:
 def score_cam(request: Request) -> Tensor:
     """Return Score-CAM of a layer (Wang et al. 2020, arXiv:1910.01279).
 
-    Each channel is weighted by the target for the image multiplied by that channel, so no gradients are needed.
+    Each channel is weighted by the softmax of the target for the image multiplied by that channel, so no gradients are
+    needed. The paper subtracts the target for a blank image from each of them, which the softmax cancels.
     """
     features = request.features(request.image)[0][0]  # (K, h, w)
-    low, high = features.amin((1, 2), keepdim=True), features.amax((1, 2), keepdim=True)
-    channel_masks = resize_maps((features - low) / (high - low).clamp_min(1e-12), request.image).unsqueeze(1)
+    resized = resize_maps(features, request.image)
+    low, high = resized.amin((1, 2), keepdim=True), resized.amax((1, 2), keepdim=True)
+    channel_masks = ((resized - low) / (high - low).clamp_min(1e-12)).unsqueeze(1)
     scores = torch.cat([request.score(request.image * masks) for masks in channel_masks.split(32)])
-    weights = (scores - request.score(torch.zeros_like(request.image))).softmax(0)
-    return torch.einsum("k,khw->hw", weights, features).relu()
+    return torch.einsum("k,khw->hw", scores.softmax(0), features).relu()
 
 
 def relevance_propagation(request: Request, gamma: float = 0.25) -> Tensor:
     """Return layer-wise relevance propagation (Bach et al. 2015, doi:10.1371/journal.pone.0130140).
 
-    Batch norm is folded into the convolutions first. The gamma rule (Montavon et al. 2019,
-    doi:10.1007/978-3-030-28954-6_10) is used for layers whose inputs are activations (0 or more), and the 0 rule for
-    the others. Each layer is rewritten so that gradient x image is the relevance; biases take their share. captum's
-    LRP supports neither sums nor skip connections. Raises InputError for networks with SiLU, ReLU6 or attention, for
-    which no rule conserves relevance.
+    captum's LRP supports neither sums nor skip connections. Here each layer is rewritten so that gradient x image is
+    the relevance. Batch norm is folded into the convolutions first; biases take their share. The rules:
+
+    - convolutions and linear layers: the gamma rule (Montavon et al. 2019, doi:10.1007/978-3-030-28954-6_10), extended
+      to inputs of both signs (Andeol et al. 2021, arXiv:2106.04923);
+    - activations: the identity rule (Achtibat et al. 2024, arXiv:2402.05602), which hands on all relevance;
+    - products with a gate, in squeeze-and-excitation and attention: all relevance goes to the signal and none to the
+      gate (Arras et al. 2017, arXiv:1706.07206).
     """
-    kinds = nn.SiLU | nn.ReLU6 | nn.Sigmoid
-    unsupported = [layer for layer in request.model.modules() if isinstance(layer, kinds)]
-    if unsupported:
-        name = type(unsupported[0]).__name__
-        raise InputError(f"lrp: expected ReLU, pooling and linear layers only, as in unet or resnet18, found {name}")
     model = fold_batch_norm(request.model, request.image.detach())
-    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)]
-    favoured: dict[nn.Module, nn.Module] = {layer: copy.deepcopy(layer) for layer in layers}
-    for weight in (weight for layer in favoured.values() for weight in layer.parameters()):
-        weight.add_(gamma * weight.clamp_min(0))
+    modules = list(model.modules())
+    layers = [module for module in modules if isinstance(module, Layer)]
+    # squeeze-and-excitation has no module for its sigmoid, so the layer ahead of that is held constant instead
+    gates = [module for name, module in model.named_modules() if name.endswith("_se_expand")]
+    gates += [module for module in modules if isinstance(module, nn.Sigmoid)]
+    signed_copies = {layer: [_with_weights_of_one_sign(layer, sign) for sign in (1, -1)] for layer in layers}
 
-    def gamma_rule(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor | None:
-        if inputs[0].min() < 0:
-            return None
-        increased = favoured[module](inputs[0])
-        # the value stays that of `output`, but gradients are those of the increased weights
-        return increased * (output / torch.where(increased == 0, 1, increased)).detach()
+    def gamma_rule(module: Layer, inputs: tuple, output: Tensor) -> Tensor:
+        above, below = inputs[0].clamp_min(0), inputs[0].clamp_max(0)
+        positive, negative = signed_copies[module]
+        products = positive(above) + negative(below), negative(above) + positive(below)  # those above 0, those below
+        return _with_value(output + gamma * torch.where(output > 0, *products), output)
 
-    with hooked(layers, gamma_rule):
+    with (
+        hooked(layers, gamma_rule),
+        hooked(_activations(model), lambda module, inputs, output: _with_value(inputs[0], output)),
+        hooked(gates, lambda module, inputs, output: output.detach()),
+    ):
         return gradient_x_image(replace(request, model=model))
+
+
+def _with_weights_of_one_sign(layer: Layer, sign: int) -> Layer:
+    signed = copy.deepcopy(layer)
+    signed.weight.data = sign * (sign * signed.weight.data).clamp_min(0)
+    signed.register_parameter("bias", None)
+    return signed
+
+
+def _with_value(source: Tensor, value: Tensor) -> Tensor:
+    """Return `value`, but with gradients that hand all of it to `source`: gradient x source is `value`."""
+    return source * (value / torch.where(source == 0, 1, source)).detach()
 
 
 @torch.no_grad()
@@ -227,9 +261,9 @@ def attention(request: Request) -> Tensor:
     gates = attention_gates(request.model)
     if not gates:
         raise InputError(f"attention-gate: expected one of the attention-unets, found {type(request.model).__name__}")
-    is_default = request.layers[0] == getattr(request.model, "cam_layer", "")
-    gate = gates[0] if is_default else one_of("layer", request.layers[0], gates)
-    return replace(request, layers=(gate,)).features(request.image)[0][0, 0]
+    is_default = request.layer == getattr(request.model, "cam_layer", "")
+    gate = gates[0] if is_default else one_of("layer", request.layer, gates)
+    return replace(request, layer=gate).features(request.image)[0][0, 0]
 
 
 def attention_gates(model: nn.Module) -> list[str]:

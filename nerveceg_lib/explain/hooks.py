@@ -20,14 +20,14 @@ class Request:
         model: the network, in evaluation mode and with frozen weights (see `frozen`).
         image: one standardised image, float32 (1, C, H, W), that requires gradients.
         target: maps the model's output (N, ...) to one number per image (N,).
-        layers: names from `model.named_modules()`; most methods use the first one only.
-        channel: if set, the mean of this channel of the first layer is explained instead of the target.
+        layer: a name from `model.named_modules()`, or "" if the method needs none.
+        channel: if set, the mean of this channel of the layer is explained instead of the target.
     """
 
     model: nn.Module
     image: Tensor
     target: Target
-    layers: tuple[str, ...]
+    layer: str
     channel: int | None = None
 
     def score(self, images: Tensor) -> Tensor:
@@ -37,18 +37,17 @@ class Request:
         return self.target(self.model(images))
 
     def features(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the output (N, K, h, w) of the first layer for images (N, C, H, W), and the model's output.
+        """Return the output (N, K, h, w) of the layer for images (N, C, H, W), and the model's output.
 
         If the layer runs several times per image, as in a recurrent network, the output of its last run is returned.
         Raises InputError for layers without such an output.
         """
-        layer = self.layers[0]
         outputs: list = []
-        with hooked([find_layer(self.model, layer)], lambda module, inputs, output: outputs.append(output)):
+        with hooked([find_layer(self.model, self.layer)], lambda module, inputs, output: outputs.append(output)):
             final = self.model(images)
         if not outputs or getattr(outputs[-1], "ndim", 0) != 4:
             shapes = [getattr(output, "shape", type(output).__name__) for output in outputs[-1:]]
-            raise InputError(f"layer: expected one that puts out (N, K, h, w), found {layer!r} with {shapes}")
+            raise InputError(f"layer: expected one that puts out (N, K, h, w), found {self.layer!r} with {shapes}")
         return outputs[-1], final
 
 

@@ -7,21 +7,44 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from kornia.filters import gaussian_blur2d
 from torch import Tensor
 
 from nerveceg_lib.explain.attribution import for_channel
 from nerveceg_lib.explain.hooks import Request
 
 GREY_LIMIT = 3.0  # standard deviations; the grey values of real standardised frames hardly exceed it
+BLUR_EVERY, BLUR_KERNEL = 4, 7  # steps; pixels
 
 
-def class_image(request: Request, steps: int = 100, lr: float = 0.05, penalty: float = 0.0, seed: int = 0) -> Tensor:
+def class_image(
+    request: Request,
+    steps: int = 100,
+    lr: float = 0.05,
+    total_variation: float = 0.0,
+    l1: float = 0.0,
+    blur: float = 0.0,
+    seed: int = 0,
+) -> Tensor:
     """Return an image that raises the target (Simonyan et al. 2013, arXiv:1312.6034).
 
-    Only the size is taken from the request's image; the search starts from noise. `penalty` is the weight of
-    `_roughness`. Without it the result is noise that fools the network rather than what the network looks for.
+    Only the size is taken from the request's image; the search starts from noise. Without regularisation the result is
+    noise that fools the network rather than what the network looks for.
+
+    Args:
+        steps, lr: number and size of the steps of gradient ascent.
+        total_variation: weight of the sum of squared differences of neighbouring pixels (Mahendran & Vedaldi 2015,
+            arXiv:1412.0035), which keeps the image smooth.
+        l1: weight of the sum of absolute grey values, which keeps the image at mean grey where nothing is gained.
+        blur: standard deviation in pixels of the Gaussian by which the image is blurred after every fourth step
+            (Yosinski et al. 2015, arXiv:1506.06579), 0 for none.
+        seed: of the noise.
     """
-    return _maximise(request.score, _noise(request, seed), steps, lr, penalty)
+
+    def regularised(image: Tensor) -> Tensor:
+        return request.score(image) - total_variation * _variation(image) - l1 * image.abs().sum()
+
+    return _maximise(regularised, _noise(request, seed), steps, lr, blur)
 
 
 def filter_image(
@@ -31,7 +54,7 @@ def filter_image(
 
     By default this is the channel with the highest mean for the request's image.
     """
-    return class_image(for_channel(request, channel), steps, lr, 0.001, seed)
+    return class_image(for_channel(request, channel), steps, lr, total_variation=0.001, seed=seed)
 
 
 def inversion(request: Request, steps: int = 200, lr: float = 0.05, seed: int = 0) -> Tensor:
@@ -40,9 +63,9 @@ def inversion(request: Request, steps: int = 200, lr: float = 0.05, seed: int = 
 
     def likeness(image: Tensor) -> Tensor:
         features, _ = request.features(image)
-        return -((features - wanted) ** 2).sum() / (wanted**2).sum()
+        return -((features - wanted) ** 2).sum() / (wanted**2).sum() - 1e-5 * _variation(image)
 
-    return _maximise(likeness, _noise(request, seed), steps, lr, 1e-5)
+    return _maximise(likeness, _noise(request, seed), steps, lr)
 
 
 def deep_dream(request: Request, steps: int = 20, lr: float = 0.03) -> Tensor:
@@ -61,25 +84,26 @@ def deep_dream(request: Request, steps: int = 20, lr: float = 0.03) -> Tensor:
         size = [max(32, round(side / 1.4**octave)) for side in frame.shape[-2:]]
         small_frame = F.interpolate(frame, size, mode="bilinear", antialias=True)
         detail = F.interpolate(detail, size, mode="bilinear", antialias=True)
-        detail = _maximise(strength, small_frame + detail, steps, lr, 0.0) - small_frame
+        detail = _maximise(strength, small_frame + detail, steps, lr) - small_frame
     return frame + detail
 
 
-def _maximise(objective: Callable, start: Tensor, steps: int, lr: float, penalty: float) -> Tensor:
-    """Raise `objective` less `penalty` times `_roughness` from `start`, within the grey values of real frames."""
+def _maximise(objective: Callable, start: Tensor, steps: int, lr: float, blur: float = 0.0) -> Tensor:
+    """Raise `objective` from `start`, within the grey values of real frames; `blur` is that of `class_image`."""
     image = start.clone().requires_grad_()
     optimiser = torch.optim.Adam([image], lr=lr, maximize=True)
-    for _ in range(steps):
+    for step in range(1, steps + 1):
         optimiser.zero_grad()
-        (objective(image).sum() - penalty * _roughness(image)).backward()
+        objective(image).sum().backward()
         optimiser.step()
+        if blur and step % BLUR_EVERY == 0:
+            image.data = gaussian_blur2d(image.data, (BLUR_KERNEL, BLUR_KERNEL), (blur, blur))
         image.data.clamp_(-GREY_LIMIT, GREY_LIMIT)
     return image.detach()
 
 
-def _roughness(image: Tensor) -> Tensor:
-    """Return total variation plus energy, summed over pixels, which is high for noise and low for pictures."""
-    return sum((image.diff(dim=axis) ** 2).sum() for axis in (2, 3)) + 0.1 * (image**2).sum()
+def _variation(image: Tensor) -> Tensor:
+    return image.diff(dim=2).square().sum() + image.diff(dim=3).square().sum()
 
 
 def _noise(request: Request, seed: int) -> Tensor:

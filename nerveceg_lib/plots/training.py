@@ -1,4 +1,4 @@
-"""Figures of trainings: the learning curves, how well P(nerve) is calibrated, and the runs of a sweep compared."""
+"""Figures of trainings: the learning curves, and how well P(nerve) is calibrated."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -36,20 +36,3 @@ def reliability(axis: Axes, has_nerve: np.ndarray, probability: np.ndarray, labe
     observed, predicted = calibration_curve(has_nerve, probability, n_bins=8, strategy="quantile")
     axis.plot(predicted, observed, "o-", color=colour, label=label)
     axis.legend()
-
-
-def sweep_results(names: pd.Series, values: pd.Series, label: str, by: str) -> Figure:
-    """Plot one line per combination of the parameters `by`, one dot per run and a bar at their mean, the best on top.
-
-    `names` (of the combination) and `values` have one entry per run; `label` says what the values are.
-    """
-    means = values.groupby(names).mean().sort_values()
-    figure, axis = plt.subplots(figsize=(7, 0.35 * len(means) + 1.2))
-    rows = names.map({name: row for row, name in enumerate(means.index)})
-    axis.plot(values, rows, "o", color=PREDICTION, alpha=0.7, label="run")
-    axis.plot(means, range(len(means)), "|", color="black", markersize=14, markeredgewidth=2, label="mean")
-    axis.set_yticks(range(len(means)), means.index)
-    axis.set(xlabel=label, ylim=(-0.6, len(means) - 0.4))
-    axis.set_title("\n".join([f"{label} of {len(values)} runs", *([f"by {by}"] if by else [])]))
-    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure

@@ -8,6 +8,8 @@ import hashlib
 import tempfile
 from pathlib import Path
 
+import numpy as np
+
 from nerveceg_lib.runtime.errors import InputError
 from nerveceg_lib.runtime.io import write_csv
 from nerveceg_tools.importers import download, read_table
@@ -26,7 +28,8 @@ commercially.
 Changes made: frames were turned to grey and scaled to fit into 420 x 580 pixels, and their masks with them; benign and
 malignant lesions were joined. Left out are the 13 frames of the patient HESN, whose masks have other proportions than
 the frames, and the 4 frames of CHCO, which are copies of frames of CHVI. names.csv names the source of every frame; its
-column `clean` is 1 for frames without calipers, other marks, a Doppler box or a second picture.
+column `clean` is 1 for frames without calipers, other marks, a Doppler box or a second picture, and `calipers` is 1 for
+frames with marks only, 0 for clean frames and empty for the others.
 """
 LEFT_OUT = ("HESN", "CHCO")  # patients; ATTRIBUTION says why
 SHORTCUTS = ("Doppler", "Marks", "Combined")  # what gives a lesion away
@@ -46,6 +49,8 @@ def import_bus_uclm(source: str | Path, destination: Path) -> str:
             raise InputError(f"{info_file}: expected the published version of 2025 (683 frames), found another one")
         info["keep"] = (~info["Image"].str[:4].isin(LEFT_OUT)).astype(int)
         info["clean"] = (info[list(SHORTCUTS)] == "No").all(axis=1).astype(int)
+        only_marks = (info["Marks"] == "Yes") & (info[["Doppler", "Combined"]] == "No").all(axis=1)
+        info["calipers"] = np.select([only_marks, info["clean"] == 1], ["1", "0"], "")
         write_csv(Path(scratch) / "frames.csv", info)
         layout = Layout("^([A-Z]{4})_", [ANY], Path(scratch) / "frames.csv", "keep", target="lesion")
         summary = import_frames(info_file.parent / "images", info_file.parent / "masks", destination, layout)
