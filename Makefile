@@ -55,7 +55,7 @@ test-notebooks: setup
 
 # the studies read only what notebook 1 wrote
 test-studies: setup
-	$(NBVAL) notebooks/01*.ipynb notebooks/0[78]*.ipynb
+	$(NBVAL) notebooks/01*.ipynb notebooks/0[789]*.ipynb
 
 test-python test-notebooks test-studies: export OMP_NUM_THREADS := 1
 

@@ -115,6 +115,22 @@ def predict(options: Namespace) -> None:
         print(f"wrote {predict(options.frames, options.out, options.run, options.precision, client)}")
 
 
+def explain(options: Namespace) -> None:
+    """Show what the networks of a run look at in one frame.
+
+    The picture shows the frame with P, verdict and predicted outline, and one map per method.
+
+    examples:
+      nerveceg explain frame.png --run demo
+      nerveceg explain frame.png --run demo --method grad-cam,score-cam,lrp --out maps.png
+    """
+    from nerveceg_tools.explain import explain_frame
+
+    out = options.out or Path(f"{options.frame.stem}-explained.png")
+    print(explain_frame(options.frame, out, options.run, options.method.split(",")))
+    print(f"wrote {out}")
+
+
 def sweep(options: Namespace) -> int:
     """Run a grid of parameters on Dask workers.
 
@@ -226,6 +242,12 @@ def _add_runs(commands) -> None:
     add = _command(commands, report)
     add("run", help="name of a run, such as demo")
     add("--masks", type=Path, nargs="+", default=[], help="tables of other systems' masks; see `import-masks`")
+    add = _command(commands, explain)
+    add("frame", type=Path, help="a frame (PNG, TIFF, JPEG, BMP) of any size")
+    add("--run", default="demo", help="run whose networks are explained (default: demo)")
+    methods = "grad-cam,score-cam,layer-cam,guided-backpropagation,integrated-gradients,lrp"
+    add("--method", default=methods, help=f"comma-separated methods of notebook 5 (default: {methods})")
+    add("--out", type=Path, help="the PNG to write (default: FRAME's name with -explained.png, in this folder)")
     add = _command(commands, kaggle, parents=[parameters])
     add("user", help="your name in Kaggle's addresses")
     add("out", type=Path, help="a new or empty folder")

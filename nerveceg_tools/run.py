@@ -31,7 +31,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 NOTEBOOK_FOLDER = REPOSITORY / "notebooks"
 PROFILES = REPOSITORY / "params"
 DEFAULTS = "demo"  # the profile that changes nothing: the notebooks' defaults are the demo
-NAMES = ("data", "classifier", "segmenter", "inference", "explain", "submission", "bias", "architectures")
+NAMES = ("data", "classifier", "segmenter", "inference", "explain", "submission", "bias", "architectures", "shortcut")
 SECTIONS = dict(zip(NAMES, (*NOTEBOOKS, *STUDIES), strict=True))  # section of a profile -> notebook
 SECTION_OF = {notebook: section for section, notebook in SECTIONS.items()}
 SHARED = ("run", "data_dir", "seed", "fold", "precision", "devices", "num_nodes", "strategy")  # on top of a profile

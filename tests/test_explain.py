@@ -23,7 +23,7 @@ FEW_STEPS |= {"integrated-gradients": {"steps": 4, "max_steps": 4}}
 FEW_STEPS |= {name: {"samples": 2} for name in ("smoothgrad", "guided-smoothgrad")}
 WITH_OTHER_ACTIVATIONS = ["efficientnet-b0", "efficient-unet-lite0"]
 WITH_ATTENTION = ["attention-unet", "r2attention-unet"]
-RELU_ONLY = ["resnet18", "r2unet-encoder", "unet", "deep-residual-unet", "r2unet"]
+RELU_ONLY = ["resnet18", "unet", "deep-residual-unet", "r2unet"]
 
 
 def tiny_classifier():
@@ -331,9 +331,24 @@ def test_localisation_by_hand():
 
 def test_deletion_and_insertion_by_hand():
     image = torch.tensor([[[[4.0, 1.0], [2.0, 3.0]]]])
-    deletion, insertion = evaluation.faithfulness(pixel_sum, image, image[0, 0], steps=4)
-    assert deletion.tolist() == [10, 6, 3, 1, 0] and insertion[-1] == 10  # the brightest pixel goes first
-    assert evaluation.faithfulness(pixel_sum, image, -image[0, 0], steps=4)[0].tolist() == [10, 9, 7, 4, 0]
+    curves = evaluation.faithfulness(pixel_sum, image, image[0, 0], steps=4)
+    assert curves["deletion_grey"].tolist() == [10, 6, 3, 1, 0], "the brightest pixel goes first"
+    assert curves["insertion"][-1] == 10
+    # kernel and image have hardly any width, so the blurred image is the image, and nothing is left to inpaint from
+    assert curves["deletion_blur"] == pytest.approx([10] * 5) and curves["deletion_inpaint"][[0, -1]].tolist() == [
+        10,
+        0,
+    ]
+    reverse = evaluation.faithfulness(pixel_sum, image, -image[0, 0], steps=4)
+    assert reverse["deletion_grey"].tolist() == [10, 9, 7, 4, 0]
+
+
+def test_inpainting_continues_what_surrounds_a_hole():
+    ramp = torch.linspace(-1, 1, 32).expand(1, 1, 24, 32)
+    hole = torch.zeros(1, 24, 32, dtype=torch.bool)
+    hole[:, 8:14, 10:16] = True
+    filled = evaluation.inpaint(torch.where(hole, 1.0, ramp), hole)
+    assert torch.equal(filled[~hole[None]], ramp[~hole[None]]) and (filled - ramp).abs().max() < 0.3
 
 
 def test_the_right_map_is_rated_better_than_a_wrong_one():
@@ -343,9 +358,10 @@ def test_the_right_map_is_rated_better_than_a_wrong_one():
     table, curves = evaluation.evaluate(lambda images: pixel_sum(images) / 4, images, masks, maps, steps=16)
     right, wrong = (table[table["method"] == method] for method in maps)
     assert right["frame"].tolist() == [0, 1] and right["energy"].tolist() == [1, 1] and wrong["hit"].tolist() == [0, 0]
-    assert right["deletion"].tolist() == [1 / 32] * 2, "gone after one of sixteen steps"
-    assert wrong["deletion"].tolist() == [1 - 1 / 32] * 2 and wrong["insertion"].max() < right["insertion"].min()
-    assert curves["right"][0].tolist() == [1, *[0] * 16] and len(curves["wrong"][1]) == 17
+    assert right["deletion_grey"].tolist() == [1 / 32] * 2, "gone after one of sixteen steps"
+    assert wrong["deletion_grey"].tolist() == [1 - 1 / 32] * 2 and wrong["insertion"].max() < right["insertion"].min()
+    assert right["deletion_inpaint"].max() < 0.1, "inpainted by the background"
+    assert curves["right"]["deletion_grey"].tolist() == [1, *[0] * 16] and len(curves["wrong"]["insertion"]) == 17
 
 
 def test_random_weights_spread_from_the_output_and_the_model_stays_as_it_was():
@@ -365,8 +381,40 @@ def test_similarity_and_ranks_by_hand():
     first = np.array([[1.0, 2.0], [3.0, 4.0]])
     assert evaluation.rank_correlation(first, -10 * first**3) == pytest.approx(1)  # ranks of the absolute values
     assert evaluation.rank_correlation(first, np.zeros((2, 2))) == 0
-    columns = ["energy", "hit", "deletion", "insertion", "similarity"]
-    rows = {"worst": [0.1, 0.2, 0.3, 0.6, 0.9], "best": [0.4, 0.9, 0.2, 0.8, 0.1], "middle": [0.3, 0.5, 0.3, 0.4, 0.2]}
-    ranking = evaluation.rank_methods(pd.DataFrame.from_dict(rows, orient="index", columns=columns))
+    columns = ["energy", "hit", "insertion", "similarity"]
+    rows = {"worst": [0.1, 0.2, 0.6, 0.9], "best": [0.4, 0.9, 0.8, 0.1], "middle": [0.3, 0.5, 0.4, 0.2]}
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+    deletions = dict(zip(evaluation.DELETIONS, ([0.1, 0.1, 0.1], [0.3, 0.2, 0.4], [0.5, 0.3, 0.4]), strict=True))
+    ranking = evaluation.rank_methods(table.assign(**deletions))
     assert ranking.index.tolist() == ["best", "middle", "worst"]
     assert ranking["rank"].tolist() == pytest.approx([(1 + 1 + 1) / 3, (2 + 3 + 2) / 3, (3 + 2 + 3) / 3])
+
+
+def measured(rng, better, patients=16):
+    """Four frames of each patient: random maps, and two methods that are `better` than them by so much."""
+    rows = []
+    for frame in range(4 * patients):
+        level = rng.normal(0, 0.1)
+        for method in ("grad-cam", "gradient", "random map", "middle of the frame"):
+            gain = better if method in evaluation.METHODS else 0
+            noise = rng.normal(level, 0.1, 5)
+            row = dict(zip(["energy", *evaluation.DELETIONS, "insertion"], noise, strict=True))
+            row |= {name: row[name] - gain for name in evaluation.DELETIONS} | {"energy": row["energy"] + gain}
+            rows.append(row | {"frame": frame, "subject": frame % patients, "method": method, "similarity": 0.1})
+    return pd.DataFrame(rows)
+
+
+def test_a_verdict_needs_a_difference_that_chance_does_not_explain():
+    rng = np.random.default_rng(0)
+    verdict = evaluation.judge(measured(rng, better=0.2))
+    assert verdict["trusted"].all() and verdict[["points at it", "marks what matters"]].max(axis=None) < 0.01
+    table = measured(rng, better=0.2)
+    assert not evaluation.judge(table.assign(similarity=0.6))["trusted"].any()
+    passed = [evaluation.judge(measured(rng, better=0.0, patients=12))["trusted"].any() for _ in range(20)]
+    assert np.mean(passed) <= 0.15, "5% of useless pairs of methods may pass one test, and fewer pass both"
+
+
+def test_the_sign_flip_test_by_hand():
+    # three patients with means 1, 2 and 3: of the 8 ways to choose signs only one has a mean as large
+    assert evaluation.p_value([1, 1, 2, 3], [1, 1, 2, 3]) == pytest.approx(1 / 8)
+    assert evaluation.p_value([-1, 2, 3], [1, 2, 3]) == pytest.approx(2 / 8)

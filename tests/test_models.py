@@ -204,7 +204,6 @@ def test_a_network_of_ones_own(tmp_path, monkeypatch):
         ("json:Net", {}, "model: expected 'json:Net' to be importable as module:Class.*no attribute 'Net'"),
         ("json:tool", {}, "model: expected 'json:tool' to be importable as module:Class, found"),
         ("unet", {"colour": 3}, r"unet: unknown options \['colour'\], expected some of \['base_channels'"),
-        ("r2unet-encoder", {"base_channels": 0}, "base_channels: expected 1 or more, found 0"),
         ("efficientnet-b0", {"dropout": 1.0}, "dropout: expected 0 or more and below 1, found 1.0"),
         ("deep-residual-unet", {"shortcut": "none"}, "shortcut: expected one of .*'projection'.*found 'none'"),
         ("attention-unet", {"attention_grid": "medium"}, "attention_grid: expected one of .*'coarse'.*found 'medium'"),

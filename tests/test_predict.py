@@ -1,6 +1,7 @@
 """Folders of frames through a trained run: in shards, on Dask workers, resumed, and never mixed with others."""
 
 import os
+import re
 import shutil
 
 import cv2
@@ -134,3 +135,32 @@ def test_bad_input_is_named(folder, tmp_path, capsys):
     (folder / "zzz.tif").write_bytes(b"II*\0")
     assert predict(folder, tmp_path / "new") == 2
     assert "zzz.tif: expected a readable image" in capsys.readouterr().err
+
+
+def test_a_frame_is_explained_in_one_picture(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    frame = next(folder.iterdir())
+    scan = cv2.resize(cv2.imread(str(frame)), (700, 500))
+    cv2.imwrite("scan.png", scan)
+    assert main(["explain", "scan.png", "--run", "toy", "--method", "grad-cam,seg-grad-cam,lrp"]) == 0
+    statement = capsys.readouterr().out
+    assert statement.startswith("P = ") and "mask" in statement and "wrote scan-explained.png" in statement
+    assert cv2.imread("scan-explained.png").shape[1] == 700, "a frame and three maps of 1.75 inches each"
+    predict(folder, tmp_path / "out")
+    table = pd.read_csv(tmp_path / "out" / "predictions.csv").set_index("frame")
+    assert main(["explain", str(frame), "--run", "toy", "--method", "gradient", "--out", "other.png"]) == 0
+    assert f"P = {table.loc[frame.name, 'probability']:.2f}, " in capsys.readouterr().out
+    assert (tmp_path / "other.png").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--method", "grad-cam,score"], "--method: expected one of .*'score-cam'.*found 'score'"),
+        (["--method", "attention-gate"], "attention-gate: expected one of the attention-unets, found EncoderDecoder"),
+        (["--run", "nothing"], "nothing/04_two_stage_inference/gate.json: not found"),
+    ],
+)
+def test_what_cannot_be_explained_is_named(folder, capsys, arguments, message):
+    assert main(["explain", str(next(folder.iterdir())), "--run", "toy", *arguments]) == 2
+    assert re.search(message, capsys.readouterr().err)

@@ -223,13 +223,12 @@ def relevance_propagation(request: Request, gamma: float = 0.25) -> Tensor:
     # squeeze-and-excitation has no module for its sigmoid, so the layer ahead of that is held constant instead
     gates = [module for name, module in model.named_modules() if name.endswith("_se_expand")]
     gates += [module for module in modules if isinstance(module, nn.Sigmoid)]
-    signed_copies = {layer: [_with_weights_of_one_sign(layer, sign) for sign in (1, -1)] for layer in layers}
 
     def gamma_rule(module: Layer, inputs: tuple, output: Tensor) -> Tensor:
         above, below = inputs[0].clamp_min(0), inputs[0].clamp_max(0)
-        positive, negative = signed_copies[module]
-        products = positive(above) + negative(below), negative(above) + positive(below)  # those above 0, those below
-        return _with_value(output + gamma * torch.where(output > 0, *products), output)
+        positive = _products(module, above, 1) + _products(module, below, -1)
+        negative = _products(module, above, -1) + _products(module, below, 1)
+        return _with_value(output + gamma * torch.where(output > 0, positive, negative), output)
 
     with (
         hooked(layers, gamma_rule),
@@ -239,11 +238,11 @@ def relevance_propagation(request: Request, gamma: float = 0.25) -> Tensor:
         return gradient_x_image(replace(request, model=model))
 
 
-def _with_weights_of_one_sign(layer: Layer, sign: int) -> Layer:
-    signed = copy.deepcopy(layer)
-    signed.weight.data = sign * (sign * signed.weight.data).clamp_min(0)
-    signed.register_parameter("bias", None)
-    return signed
+def _products(layer: Layer, inputs: Tensor, sign: int) -> Tensor:
+    """Return the output of `layer` with nothing but its weights of one sign."""
+    signed = copy.copy(layer)
+    signed._parameters = {"weight": nn.Parameter(sign * (sign * layer.weight).clamp_min(0), False), "bias": None}
+    return signed.forward(inputs)
 
 
 def _with_value(source: Tensor, value: Tensor) -> Tensor:

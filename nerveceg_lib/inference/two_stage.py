@@ -205,6 +205,23 @@ def load_system(
     return TwoNetworks(presence, Ensemble(segmenters, size, precision, flip)), classifier_metadata[0]
 
 
+class PresenceHead(nn.Module):
+    """The encoder and the presence head of a segmenter: standardised frame (B, 1, H, W) -> presence logit (B,)."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.cam_layer = network, f"network.{network.presence_cam_layer}"
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.network.presence_logit(image)
+
+
+def load_presence_network(run: str, gate_from: str, frames: FrameCache | None = None) -> tuple[nn.Module, Size]:
+    """Return the network of `run` that gives P(nerve), as a classifier, and its input size; see `load_system`."""
+    [network], size, _ = _networks([run], NOTEBOOKS[GATE_NETWORKS.index(gate_from) + 1], gate_from, frames)
+    return (PresenceHead(network) if gate_from == "segmenter" else network), size
+
+
 def _networks(
     runs: Sequence[str], notebook: str, name: str, frames: FrameCache | None
 ) -> tuple[list[nn.Module], Size, list[dict]]:

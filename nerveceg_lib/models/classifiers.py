@@ -6,10 +6,8 @@ from functools import partial
 import torch
 from torch import nn
 
-from nerveceg_lib.models.blocks import RecurrentResidual, dropout_layer, initialise
+from nerveceg_lib.models.blocks import dropout_layer
 from nerveceg_lib.models.efficientnet import VERSIONS, EfficientNetEncoder
-from nerveceg_lib.models.unet import Encoder, pad
-from nerveceg_lib.runtime.errors import at_least
 
 RESNET_LAYERS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
@@ -26,7 +24,7 @@ class PresenceClassifier(nn.Module):
     pixels below each cell. Only the auxiliary loss uses them; it teaches a network trained from scratch where to look.
     """
 
-    def __init__(self, encoder: "EfficientNetEncoder | ResNetEncoder | R2UNetEncoder", dropout: float = 0.2):
+    def __init__(self, encoder: "EfficientNetEncoder | ResNetEncoder", dropout: float = 0.2):
         super().__init__()
         self.encoder = encoder
         self.cam_layer = f"encoder.{encoder.cam_layer}"
@@ -75,26 +73,6 @@ class ResNetEncoder(nn.Module):
         return [x4, x8, x16, net.layer4(x16)]
 
 
-class R2UNetEncoder(nn.Module):
-    """The encoder of R2U-Net (Alom et al. 2018, arXiv:1802.06955) with four halvings."""
-
-    cam_layer = "encoder.units.3"
-
-    def __init__(self, base_channels: int):
-        super().__init__()
-        at_least(1, base_channels=base_channels)
-        widths = [base_channels * 2**level for level in range(5)]
-        self.encoder = Encoder(1, widths, RecurrentResidual)
-        self.widths = [*widths[2:], widths[-1]]
-        initialise(self)
-
-    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
-        height, width = image.shape[-2:]
-        _, _, *features = self.encoder(pad(image, 16))
-        x4, x8, x16 = (x[..., : -(-height // s), : -(-width // s)] for x, s in zip(features, (4, 8, 16), strict=True))
-        return [x4, x8, x16, x16]
-
-
 def efficientnet(
     version: str,
     pretrained: bool = False,
@@ -111,13 +89,7 @@ def resnet(layers: int) -> PresenceClassifier:
     return PresenceClassifier(ResNetEncoder(layers), dropout=0.0)
 
 
-def r2unet_encoder(base_channels: int = 64) -> PresenceClassifier:
-    """Build the encoder of R2U-Net as presence classifier."""
-    return PresenceClassifier(R2UNetEncoder(base_channels), dropout=0.0)
-
-
 CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
     **{version: partial(efficientnet, version) for version in VERSIONS},
     **{f"resnet{layers}": partial(resnet, layers) for layers in RESNET_LAYERS},
-    "r2unet-encoder": r2unet_encoder,
 }

@@ -1,4 +1,4 @@
-"""Figures of notebook 5: explanation maps side by side, and the tests of them."""
+"""Explanation maps side by side, for notebooks 5 and 9 and for `nerveceg explain`."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from nerveceg_lib.explain import METHODS
-from nerveceg_lib.plots.style import TRUTH
+from nerveceg_lib.plots.style import PREDICTION, TRUTH
 
 COLOUR_MAPS = {"signed": "managua_r", "evidence": "inferno", "picture": "gray"}  # perceptually uniform
 
@@ -19,7 +19,8 @@ def map_grid(
     images: Sequence[np.ndarray],
     titles: Sequence[str],
     maps: dict[str, np.ndarray],
-    truths: Sequence[np.ndarray] | None = None,
+    outlines: Sequence[np.ndarray] | None = None,
+    outlined: str = "true outline",
 ) -> Figure:
     """Draw a grid with one row per frame and one column per explanation method.
 
@@ -30,7 +31,8 @@ def map_grid(
         images: frames (H, W), uint8, drawn in the first column.
         titles: one title per frame.
         maps: the maps (N, h, w) of each method; its name may be followed by a space and a number.
-        truths: true masks (H, W), outlined in every column.
+        outlines: masks (H, W), outlined in every column.
+        outlined: what these are, for the legend; "true outline" has the colour of truth.
     """
     shape = len(images), 1 + len(maps)
     figure, axes = plt.subplots(*shape, figsize=(1.75 * shape[1], 1.55 * shape[0] + 0.3), squeeze=False)
@@ -45,12 +47,13 @@ def map_grid(
         for row, image in enumerate(images):
             resized = cv2.resize(stack[row] / scale, image.shape[::-1], interpolation=cv2.INTER_LINEAR)
             _draw_map(axes[row, column], image, resized, map_type)
+    colour = TRUTH if outlined == "true outline" else PREDICTION
     for (row, _), axis in np.ndenumerate(axes):
         axis.axis("off")
-        if truths is not None and np.any(truths[row]):
-            axis.contour(truths[row], levels=[0.5], colors=[TRUTH], linewidths=1)
-    if truths is not None:
-        figure.legend([Line2D([], [], color=TRUTH)], ["true outline"], loc="outside lower center", fontsize=8)
+        if outlines is not None and np.any(outlines[row]):
+            axis.contour(outlines[row], levels=[0.5], colors=[colour], linewidths=1)
+    if outlines is not None:
+        figure.legend([Line2D([], [], color=colour)], [outlined], loc="outside lower center", fontsize=8)
     return figure
 
 

@@ -24,7 +24,7 @@ NOTEBOOKS = (
     "05_cnn_visualizations",
     "06_submission_rle",
 )
-STUDIES = ("07_blank_mask_bias", "08_architecture_comparison")  # these need notebook 1 only
+STUDIES = ("07_blank_mask_bias", "08_architecture_comparison", "09_right_for_the_wrong_reason")  # need notebook 1 only
 
 
 def artefact_root() -> Path:

@@ -29,15 +29,15 @@ def draw_calipers(
         points = np.zeros(image.shape, np.uint8)
         columns, rows = np.rint(ends).astype(int).T
         points[rows.clip(0, image.shape[0] - 1), columns.clip(0, image.shape[1] - 1)] = 1
-        crosses = np.maximum(crosses, cv2.dilate(points, _cross(scale, diagonal != (number == 1))))
+        crosses = np.maximum(crosses, cv2.dilate(points, cross(diagonal != (number == 1), scale)))
     grey = np.uint8(rng.integers(*GREY))
     return np.maximum(image, crosses * grey), crosses
 
 
-def _cross(scale: int, diagonal: bool) -> np.ndarray:
-    """Return a cross with arms from the second to the fifth pixel from the middle, before it is enlarged."""
-    arms = np.abs(np.arange(-5, 6)) >= 2
-    cross = np.diag(arms) | np.diag(arms)[::-1] if diagonal else np.zeros((11, 11), bool)
+def cross(diagonal: bool, scale: int = 1, arm: int = 5) -> np.ndarray:
+    """Return a cross, uint8 of 0 and 1, with arms from `arm // 2` to `arm` pixels from its middle, times `scale`."""
+    arms = np.abs(np.arange(-arm, arm + 1)) >= arm // 2
+    pixels = np.diag(arms) | np.diag(arms)[::-1] if diagonal else np.zeros((len(arms), len(arms)), bool)
     if not diagonal:
-        cross[5] = cross[:, 5] = arms
-    return np.kron(cross, np.ones((scale, scale))).astype(np.uint8)
+        pixels[arm] = pixels[:, arm] = arms
+    return np.kron(pixels, np.ones((scale, scale))).astype(np.uint8)
