@@ -49,9 +49,9 @@ def explain_frame(path: Path, out: Path, run: str, methods: list[str]) -> str:
             network, to_input(resize_frames(frame[None], np.arange(1), tuple(shape))), method
         ).numpy()
     mask = decode(table["pixels"].iloc[0]) * keep
-    verdict = f"a mask of {mask.sum():,} px" if keep else "a blank mask"
+    verdict = f"mask of {mask.sum():,} px" if keep else "blank mask"
     statement = f"P = {probability:.2f}, {verdict}"
     plots.use_style()
-    figure = map_grid([frame], [statement.replace(", ", "\n")], maps, [mask], outlined="predicted outline")
+    figure = map_grid([frame], [statement], maps, [mask], outlined="predicted outline")
     write_atomically(out, lambda unfinished: figure.savefig(unfinished, format="png"))
     return statement

@@ -17,6 +17,7 @@ from nerveceg_lib.models.efficientnet import EfficientNetEncoder
 from nerveceg_lib.runtime.errors import InputError
 from nerveceg_lib.runtime.folders import NOTEBOOKS, STUDIES
 from nerveceg_tools.cli import main
+from nerveceg_tools.phantom import write_phantom
 from nerveceg_tools.run import NOTEBOOK_FOLDER
 from tests.cells import PROFILE, TINY, run_cells
 
@@ -160,3 +161,21 @@ def test_notebook_8_keeps_finished_networks(folder):
     run_cells(STUDIES[1], resume=True, **few)
     assert (study / "unet" / "network.pt").stat().st_mtime_ns == unet
     assert (study / "r2unet" / "network.pt").exists()
+
+
+def test_notebook_9_takes_frames_that_bear_calipers(folder, tmp_path):
+    data = tmp_path / "marked"
+    write_phantom(data, patients=8, frames_per_patient=6, test_frames=0, difficulty="easy", caliper_share=(0.6, 0.3))
+    run_cells(NOTEBOOKS[0], data_dir=str(data))
+    marked = {"shortcut.marks_column": "calipers", "shortcut.caliper_scale": 1}
+    run_cells(STUDIES[2], **marked)
+    study = folder / STUDIES[2]
+    table = pd.read_csv(study / "heldout.csv")
+    assert set(table["arm"]) == {"shortcut", "inpainted", "left out", "random marks"}
+    calipers = pd.read_csv(data / "names.csv").set_index(["subject", "image"])["calipers"]
+    frames = load_frames("tiny").index.set_index("row").loc[table["row"]]
+    assert (table["marks"].to_numpy() == calipers[[*zip(frames["subject"], frames["image"], strict=True)]]).all()
+    assert 0 < table["marks"].mean() < 1
+    network = (study / "shortcut" / "network.pt").stat().st_mtime_ns
+    run_cells(STUDIES[2], resume=True, **marked)
+    assert (study / "shortcut" / "network.pt").stat().st_mtime_ns == network

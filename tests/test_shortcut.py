@@ -54,7 +54,7 @@ def test_only_a_network_that_looks_at_marks_is_flagged():
     assert blind["as they come"] == blind["no marks"] == blind["all marked"] == blind["swapped"]
     assert sees["flagged"] and sees["low"] > shortcut.LIMIT and sees["low"] < sees["lost"] < sees["high"]
     assert sees["as they come"] > sees["no marks"] > sees["swapped"] and sees["planted"] > 0.2 and sees["removed"] < 0
-    assert sees["margin"] == pytest.approx(sees["lost"] - shortcut.LIMIT)
+    assert sees["margin"] == pytest.approx(sees["low"] - shortcut.LIMIT)
 
 
 def test_share_on_marks_by_hand():

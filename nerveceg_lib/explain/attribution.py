@@ -218,11 +218,9 @@ def relevance_propagation(request: Request, gamma: float = 0.25) -> Tensor:
       gate (Arras et al. 2017, arXiv:1706.07206).
     """
     model = fold_batch_norm(request.model, request.image.detach())
-    modules = list(model.modules())
-    layers = [module for module in modules if isinstance(module, Layer)]
+    layers = [module for module in model.modules() if isinstance(module, Layer)]
     # squeeze-and-excitation has no module for its sigmoid, so the layer ahead of that is held constant instead
-    gates = [module for name, module in model.named_modules() if name.endswith("_se_expand")]
-    gates += [module for module in modules if isinstance(module, nn.Sigmoid)]
+    gates = [m for name, m in model.named_modules() if name.endswith("_se_expand") or isinstance(m, nn.Sigmoid)]
 
     def gamma_rule(module: Layer, inputs: tuple, output: Tensor) -> Tensor:
         above, below = inputs[0].clamp_min(0), inputs[0].clamp_max(0)

@@ -14,7 +14,6 @@ from nerveceg_lib.explain.attribution import for_channel
 from nerveceg_lib.explain.hooks import Request
 
 GREY_LIMIT = 3.0  # standard deviations; the grey values of real standardised frames hardly exceed it
-BLUR_EVERY, BLUR_KERNEL = 4, 7  # steps; pixels
 
 
 def class_image(
@@ -96,8 +95,8 @@ def _maximise(objective: Callable, start: Tensor, steps: int, lr: float, blur: f
         optimiser.zero_grad()
         objective(image).sum().backward()
         optimiser.step()
-        if blur and step % BLUR_EVERY == 0:
-            image.data = gaussian_blur2d(image.data, (BLUR_KERNEL, BLUR_KERNEL), (blur, blur))
+        if blur and step % 4 == 0:
+            image.data = gaussian_blur2d(image.data, (7, 7), (blur, blur))
         image.data.clamp_(-GREY_LIMIT, GREY_LIMIT)
     return image.detach()
 
