@@ -207,8 +207,8 @@ def test_profiles_are_nested_and_overrides_replace_them(notebooks, tmp_path):
 def test_unknown_profile_notebook_and_data_folder_are_refused(notebooks, tmp_path):
     with pytest.raises(InputError, match="--profile: expected one of .*'demo'.*, found 'fast'"):
         run.run("fast", {}, "", resume=False)
-    with pytest.raises(InputError, match="--only: expected one of .*, found '09'"):
-        run.run("demo", {}, "09", resume=False)
+    with pytest.raises(InputError, match="--only: expected one of .*, found '10'"):
+        run.run("demo", {}, "10", resume=False)
     with pytest.raises(InputError, match="data_dir: expected .* to hold train/ .*: there is none in it"):
         find_competition_data(str(tmp_path))
 

@@ -49,7 +49,7 @@ def show(figure: Figure, path: Path) -> None:
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     write_atomically(path, lambda unfinished: picture.save(unfinished, "PNG"))
     png, jpeg = path.read_bytes(), BytesIO()
-    picture.save(jpeg, "JPEG", quality=85)
+    picture.save(jpeg, "JPEG")
     display(EmbeddedImage(jpeg.getvalue() if len(jpeg.getvalue()) < len(png) / 2 else png))
 
 
