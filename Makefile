@@ -7,11 +7,12 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no
 # what notebooks write goes to a temporary folder
 NBVAL := runs=$$(mktemp -d) && trap 'rm -rf "$$runs"' EXIT && NERVECEG_RUNS="$$runs" \
 	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 900 -x
+SYNCHRONISED := $(if $(filter output-sync,$(.FEATURES)),-O)
 export PYTHONUNBUFFERED := 1
 # set-up leaves byte code to whoever imports first; where nobody may write it, every kernel would compile for seconds
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test test-types test-python test-notebooks test-studies torture audit bench notebooks clean
+.PHONY: setup demo check check-python test test-types test-python test-notebooks test-studies torture audit bench notebooks clean
 
 setup: $(VENV)/.installed-test
 
@@ -34,14 +35,23 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt
 demo: $(VENV)/.installed
 	$(BIN)/python -m nerveceg_tools run
 
+# before a commit: lint, types, the quick tests, and every notebook once at a tiny size
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(MAKE) -j2 $(SYNCHRONISED) test-types check-python
+
 # all kinds side by side, because each of them waits for processes now and then; their output comes in one piece
 test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(MAKE) -j4 $(if $(filter output-sync,$(.FEATURES)),-O) test-types test-python test-notebooks test-studies
+	$(MAKE) -j4 $(SYNCHRONISED) test-types test-python test-notebooks test-studies
 
 test-types: setup
 	$(BIN)/mypy
+
+check-python: setup
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" tests
 
 # one process per core, the longest files first: otherwise one core waits for the other at the end
 test-python: setup
@@ -57,7 +67,7 @@ test-notebooks: setup
 test-studies: setup
 	$(NBVAL) notebooks/01*.ipynb notebooks/0[789]*.ipynb
 
-test-python test-notebooks test-studies: export OMP_NUM_THREADS := 1
+check-python test-python test-notebooks test-studies: export OMP_NUM_THREADS := 1
 
 # About an hour: end a run at 50 random moments, try ten thousand random texts, tables, names and images each, and fuzz
 # the two parsers of foreign bytes by coverage for ten minutes each

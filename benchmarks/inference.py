@@ -29,11 +29,11 @@ def rows(quick: bool = False) -> list[harness.Row]:
     configure(seed=0)
     torch.manual_seed(0)
     paths = networks.frame_paths(16 if quick else 128)
-    classifier, segmenter = networks.trained(CLASSIFIER), networks.trained(SEGMENTER)
+    classifier, segmenter = networks.trained(CLASSIFIER, quick), networks.trained(SEGMENTER, quick)
     plain = [networks.as_people_build_it(*pair) for pair in ((CLASSIFIER, classifier), (SEGMENTER, segmenter))]
     systems: dict[str, System] = {
         "two networks": _two_networks(classifier, segmenter, "auto"),
-        "one network": OneNetwork(Ensemble([networks.trained(ONE_NETWORK)], networks.SIZE, "auto")),
+        "one network": OneNetwork(Ensemble([networks.trained(ONE_NETWORK, quick)], networks.SIZE, "auto")),
     }
     gates = {name: _gate(system, paths) for name, system in systems.items()}
     results = {}

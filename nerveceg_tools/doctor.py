@@ -23,18 +23,18 @@ def examine(data_dir: str) -> tuple[list[str], list[str]]:
 
         from nerveceg_lib.runtime import device, folders, process
         from nerveceg_lib.runtime.errors import InputError
-        from nerveceg_tools.provenance import processor
+        from nerveceg_tools.provenance import arithmetic, processor
     except ModuleNotFoundError as error:
         return lines, [f"{error.name} is not installed for {sys.executable}; `make setup` installs it into .venv"]
 
-    root = folders.artefact_root()
+    root, numbers = folders.artefact_root(), arithmetic()
     free = shutil.disk_usage(next(path for path in (root, *root.parents) if path.exists())).free / 1e9
     if free < NEEDED_GB:
         faults.append(f"{root}: expected {NEEDED_GB} GB free for the demo, found {free:.1f} GB; set NERVECEG_RUNS")
     lines += [
         f"processor   {processor()}, {process.cores()} cores to use",
         f"memory      {psutil.virtual_memory().total / 1e9:.0f} GB",
-        f"arithmetic  torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, "
+        f"arithmetic  torch {torch.__version__}, {numbers['instructions']}, {numbers['threads']} threads, "
         f"precision auto: {device.resolve_precision('auto')}",
         f"GPU         {torch.cuda.get_device_name() if torch.cuda.is_available() else 'none that torch can use'}",
         f"runs        {root}, {free:.0f} GB free",

@@ -52,6 +52,6 @@ def explain_frame(path: Path, out: Path, run: str, methods: list[str]) -> str:
     verdict = f"mask of {mask.sum():,} px" if keep else "blank mask"
     statement = f"P = {probability:.2f}, {verdict}"
     plots.use_style()
-    figure = map_grid([frame], [statement], maps, [mask], outlined="predicted outline")
+    figure = map_grid([frame], [statement], maps, [mask], outlined="predicted outline", colour=plots.PREDICTION)
     write_atomically(out, lambda unfinished: figure.savefig(unfinished, format="png"))
     return statement

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
+from nerveceg_lib.runtime import process
 from nerveceg_lib.runtime.folders import NOTEBOOKS
 from nerveceg_lib.runtime.io import read_json, write_json
 
@@ -32,11 +33,28 @@ def recorded(folder: Path, parameters: dict) -> Iterator[None]:
         "packages": {package.name: package.version for package in metadata.distributions()},
         "system": platform.platform(),
         "processor": processor(),
-        "cores": os.cpu_count(),
+        **arithmetic(),
     }
     write_json(path, record)
     yield
     write_json(path, record | {"data": read_json(dataset).get("digest") if dataset.exists() else None})
+
+
+def arithmetic() -> dict[str, object]:
+    """Return what decides the last bits of a sum besides versions: threads, instruction sets and builds."""
+    import cv2
+    import numpy as np
+
+    process.configure(seed=0)  # the kernels will have as many threads as this process has now
+    import torch
+
+    return {
+        "threads": torch.get_num_threads(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__config__.show(),
+        "numpy": np.show_config(mode="dicts"),
+        "opencv": cv2.getCPUFeaturesLine(),
+    }
 
 
 def digest(content: object) -> str:

@@ -103,11 +103,16 @@ def test_masks_of_another_system_are_scored_like_our_own(notebook, results, fram
         notebook["score_other"](str(tmp_path / "sam.csv"), None, 0.0)
 
 
-def test_no_arm_spends_more_than_the_budget(notebook, results):
+def test_every_arm_spends_the_budget(notebook, results):
     spent = {arm: scored["compute"].iloc[0] for arm, scored in results.items()}
     forward = 2 * complexity.gmacs(build_model("unet", base_channels=2), torch.zeros(1, 1, 32, 48))
     assert notebook["budget"](10) == pytest.approx(6 * 10 * 3 * forward)  # six epochs
-    assert spent["bce_dice"] == 1 and 0.7 < spent["presence-head"] <= 1
+    assert spent["bce_dice"] == 1 and 0.95 < spent["presence-head"] <= 1
+    rows = np.arange(10, 20)
+    for num_frames, num_epochs, length in ((25, 2, 12), (39, 3, 13), (20, 2, 10), (7, 1, 10)):
+        assert notebook["spend"](num_frames, rows)[0] == num_epochs
+        shown = notebook["spend"](num_frames, rows)[1]
+        assert len(shown) == length and set(shown) == set(rows)
 
 
 @pytest.mark.parametrize("arm", ["bce_dice", "two-networks", "presence-head"])

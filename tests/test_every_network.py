@@ -21,7 +21,7 @@ from nerveceg_tools.phantom import write_phantom
 from nerveceg_tools.run import NOTEBOOK_FOLDER
 from tests.cells import PROFILE, TINY, run_cells
 
-pytestmark = pytest.mark.slow
+slow = pytest.mark.slow  # `make check` runs the others, and with them every notebook once
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,7 @@ def check_submission(folder):
     validate_submission(folder / NOTEBOOKS[5] / "submission.csv", data / "sample_submission.csv")
 
 
+@slow
 @pytest.mark.parametrize("name", ["efficientnet-b0", "resnet18"])
 def test_classifier_is_trained_by_notebook_2(name, folder):
     run_cells(NOTEBOOKS[1], until="train", **{"classifier.model": name})
@@ -60,6 +61,7 @@ def test_classifier_is_trained_by_notebook_2(name, folder):
     assert pd.read_csv(folder / NOTEBOOKS[1] / "curves.csv").notna().all(axis=None)
 
 
+@slow
 @pytest.mark.parametrize("name", [*(name for name in SEGMENTERS if "efficient" not in name), "efficient-unet-b0"])
 def test_segmenter_is_trained_by_notebook_3(name, folder):
     deep = not name.startswith("efficient")
@@ -75,6 +77,7 @@ def test_two_plain_networks_go_through_all_notebooks(folder):
     assert len(list((folder / NOTEBOOKS[4]).glob("*.png"))) >= 8  # with the attention gates
 
 
+@slow
 def test_options_of_the_papers_are_reached_from_the_notebooks(folder):
     run_cells(NOTEBOOKS[1], **{"classifier.model_options": "dropout: 0.4, drop_connect: 0.2"})
     coarse = {"segmenter.model": "attention-unet", "segmenter.model_options": "attention_grid: coarse"}
@@ -85,6 +88,7 @@ def test_options_of_the_papers_are_reached_from_the_notebooks(folder):
         run_cells(NOTEBOOKS[2], **{"segmenter.model_options": "shortcut: projection"})
 
 
+@slow
 def test_a_network_of_ones_own_goes_through_the_notebooks(folder, tmp_path, monkeypatch):
     (tmp_path / "my_networks.py").write_text(
         "from torch import nn\n\n\nclass Tiny(nn.Module):\n"
@@ -99,6 +103,7 @@ def test_a_network_of_ones_own_goes_through_the_notebooks(folder, tmp_path, monk
     check_submission(folder)
 
 
+@slow
 def test_one_network_for_both_stages_goes_through_the_notebooks(folder):
     one = {"segmenter.model": "efficient-unet-lite0", "segmenter.pretrained": True, "segmenter.presence_head": True}
     one |= {"segmenter.encoder_lr_factor": 0.1, "inference.gate_from": "segmenter"}
@@ -117,6 +122,7 @@ def test_one_network_for_both_stages_goes_through_the_notebooks(folder):
     assert (gate["evidence"], gate["cleanup"]) == ("bayesian", "largest")
 
 
+@slow
 def test_held_out_labels_change_nothing_that_an_ensemble_decides(folder, monkeypatch):
     shutil.copytree(folder, folder.parent / "second")
     for fold, run in enumerate(("tiny", "second")):
@@ -177,5 +183,5 @@ def test_notebook_9_takes_frames_that_bear_calipers(folder, tmp_path):
     assert (table["marks"].to_numpy() == calipers[[*zip(frames["subject"], frames["image"], strict=True)]]).all()
     assert 0 < table["marks"].mean() < 1
     network = (study / "shortcut" / "network.pt").stat().st_mtime_ns
-    run_cells(STUDIES[2], resume=True, **marked)
+    run_cells(STUDIES[2], until="train", resume=True, **marked)
     assert (study / "shortcut" / "network.pt").stat().st_mtime_ns == network

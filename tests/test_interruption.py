@@ -1,7 +1,6 @@
-"""A run that is ended twice, politely and not, gives the same bytes as one left alone."""
+"""A run that is killed and resumed gives the same bytes as one left alone."""
 
 import signal
-from functools import partial
 
 import pandas as pd
 import pytest
@@ -12,21 +11,11 @@ from nerveceg_tools.run import NOTEBOOK_FOLDER, flatten
 from tests.cells import run_cells
 
 pytestmark = pytest.mark.slow
-MOMENTS = (  # a file that exists, or words that are printed, from the moment on: no moment can be missed
-    ("epoch 10/30", signal.SIGKILL),
-    ("tiny/04_*/out_of_fold.csv", signal.SIGTERM),
-)
 
 
-def has_come(moment, root, printed):
-    return moment in printed or ("*" in moment and any(root.glob(moment)))
-
-
-def test_two_interruptions_change_nothing(tmp_path, monkeypatch):
+def test_a_killed_training_continues_as_if_nothing_had_happened(tmp_path, monkeypatch):
     ended, left_alone = tmp_path / "ended", tmp_path / "left_alone"
-    for moment, kill in MOMENTS:
-        code = interrupt(RUN, ended, partial(has_come, moment, ended), kill)
-        assert code == (-kill if kill == signal.SIGKILL else 130), moment
+    assert interrupt(RUN, ended, lambda printed: "epoch 5/12" in printed, signal.SIGKILL) == -signal.SIGKILL
     complete(RUN, ended)
     monkeypatch.setenv("NERVECEG_RUNS", str(left_alone))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -41,7 +30,7 @@ def test_two_interruptions_change_nothing(tmp_path, monkeypatch):
 def test_a_killed_phantom_leaves_no_data_set(tmp_path):
     options = ["--patients", "2", "--frames-per-patient", "60", "--test-frames", "2"]  # enough for two workers
     command, out = ["phantom", str(tmp_path / "set"), *options], tmp_path / "set"
-    interrupt(command, tmp_path, partial(has_come, ".unfinished-set/train/*.tif", tmp_path), signal.SIGKILL)
+    interrupt(command, tmp_path, lambda printed: any(tmp_path.glob(".unfinished-set/train/*.tif")), signal.SIGKILL)
     assert not out.exists()
     complete(command, tmp_path)
     assert len(list(out.glob("train/*.tif"))) == 240 and not list(tmp_path.glob(".unfinished*"))

@@ -191,6 +191,7 @@ def test_a_seed_draws_what_it_drew_in_earlier_releases(data_set):
     assert grey == pytest.approx([39.64, 35.29, 35.23, 39.35, 37.98, 40.25], abs=0.02)
 
 
+@pytest.mark.slow
 def test_workers_do_not_change_a_byte_but_seeds_do(data_set, tmp_path, monkeypatch):
     monkeypatch.setattr(write, "CHUNK", 5)
     monkeypatch.setattr(write, "cores", lambda: 2)

@@ -81,18 +81,17 @@ def test_all_six_notebooks_end_in_a_valid_submission(finished):
 def test_a_notebook_is_the_same_training_by_papermill_by_fit_and_in_two_processes(runs, tmp_path):
     few = ["-p", "run", "tiny", "-p", "segmenter.epochs", "2", "-p", "segmenter.loss", "dice"]
     papermill = "papermill notebooks/03_segmenter_training.ipynb out.ipynb -p run tiny -p epochs 2 -p loss dice"
-    torchrun = "torch.distributed.run --nproc-per-node 2 -m nerveceg_tools fit segmenter"
     two = [*few, "-p", "devices", "2", "-p", "segmenter.batch_size", "2"]
 
-    def by_module(words):
+    def by_papermill():
+        words = papermill.replace("out.ipynb", str(tmp_path / "out.ipynb")).split()
         done = subprocess.run([sys.executable, "-m", *words], cwd=REPOSITORY, capture_output=True, text=True)
         return done.returncode, done.stdout + done.stderr
 
     curves = []
     for train in (
-        lambda: by_module(papermill.replace("out.ipynb", str(tmp_path / "out.ipynb")).split()),
+        by_papermill,
         lambda: nerveceg(runs, "fit", "segmenter", *few),
-        lambda: by_module([*torchrun.split(), *two]),
         lambda: nerveceg(runs, "run", "--only", "03", *two),  # a kernel cannot start the second process
     ):
         (runs / "tiny" / NOTEBOOKS[2] / "segmenter.pt").unlink()
@@ -101,7 +100,6 @@ def test_a_notebook_is_the_same_training_by_papermill_by_fit_and_in_two_processe
         assert (runs / "tiny" / NOTEBOOKS[2] / "segmenter.pt").exists()
         curves.append(pd.read_csv(runs / "tiny" / NOTEBOOKS[2] / "curves.csv"))
     pd.testing.assert_frame_equal(curves[0], curves[1])
-    pd.testing.assert_frame_equal(curves[2], curves[3])
     # the batches are the same, but each process's batch norm sees only its half of them
     np.testing.assert_allclose(curves[2]["loss"], curves[0]["loss"], rtol=0.1)
 

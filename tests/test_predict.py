@@ -101,6 +101,7 @@ def test_networks_are_used_as_the_gate_was_fitted(folder, tmp_path):
     assert (means["toy", True] != means["toy", False]).any()
 
 
+@pytest.mark.slow
 def test_workers_make_the_same_file_and_finished_shards_stay(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("nerveceg_tools.predict.SHARD", 2)
     assert predict(folder, tmp_path / "one") == 0

@@ -18,6 +18,7 @@ from nerveceg_tools.cli import main
 from nerveceg_tools.run import NOTEBOOK_FOLDER
 from tests.browser import opened
 
+pytestmark = pytest.mark.slow
 SHIFT = 40  # px by which the predicted masks are off
 
 

@@ -9,6 +9,7 @@ import sys
 
 import nbformat
 import pytest
+import torch
 import yaml
 
 from nerveceg_lib.runtime.errors import InputError
@@ -66,6 +67,7 @@ def log(root, notebook, run="demo"):
     return path.read_text() if path.exists() else ""
 
 
+@pytest.mark.slow
 def test_studies_run_only_when_asked_and_depend_on_notebook_1_alone(notebooks, root, capsys):
     assert run.choose_notebooks("") == list(NOTEBOOKS)
     run.run("demo", {}, "01,08", resume=True)
@@ -78,6 +80,7 @@ def test_studies_run_only_when_asked_and_depend_on_notebook_1_alone(notebooks, r
     assert log(root, STUDIES[1]) == "3;3;"
 
 
+@pytest.mark.slow
 def test_resume_skips_what_is_done_and_repeats_what_changed(notebooks, root, capsys):
     run.run("demo", {}, "01,02", resume=False)
     run.run("demo", {}, "01,02", resume=True)
@@ -139,11 +142,13 @@ def test_a_run_keeps_what_it_takes_to_repeat_it(notebooks, root, monkeypatch):
     assert record["command"] == "python -m nerveceg_tools run -p data.limit 7" and record["data"] == "of the data"
     assert record["parameters"]["data.limit"] == 7 and record["parameters"]["classifier.limit"] == 3
     assert record["packages"]["torch"] == importlib.metadata.version("torch") and len(record["library"]) == 16
-    assert record["processor"] and record["cores"] == os.cpu_count() and record["python"] == platform.python_version()
+    assert record["processor"] and record["threads"] == torch.get_num_threads()
+    assert record["instructions"] in record["torch"] and record["python"] == platform.python_version()
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=REPOSITORY)
     assert record["revision"].rstrip("+") == head.stdout.strip()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "exit_code", "message"),
     [

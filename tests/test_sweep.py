@@ -24,6 +24,7 @@ from nerveceg_lib.runtime.errors import InputError
 from nerveceg_lib.runtime.folders import NOTEBOOKS
 from nerveceg_lib.runtime.io import write_json
 from nerveceg_tools.cli import main
+from nerveceg_tools.cluster import uninterrupted
 from nerveceg_tools.phantom import make_phantom
 from nerveceg_tools.run import NotebookFailed
 from nerveceg_tools.sweep import Sweep, read_sweep, run_sweep
@@ -161,10 +162,9 @@ def start(path, root, **options):
 
 
 @pytest.mark.slow
-def test_two_workers_run_a_grid_report_a_failure_and_skip_what_is_done(tmp_path):
+def test_two_workers_run_a_grid_report_a_failure_and_skip_what_is_done(tmp_path, root, client):
     shares = [0.25, 0.3, 0.01]
     path = grid_file(tmp_path, profile=PROFILE, only="01", grid={"data": {"heldout_share": shares}})
-    root = tmp_path / "runs"
     process = start(path, root)
     out, err = process.communicate()
     assert process.returncode == 1, out + err
@@ -178,9 +178,7 @@ def test_two_workers_run_a_grid_report_a_failure_and_skip_what_is_done(tmp_path)
     books = [root / f"try-data.heldout_share={share}" / "01_data_preparation.ipynb" for share in shares[:2]]
     written = [book.stat().st_mtime_ns for book in books]
     path = grid_file(tmp_path, profile=PROFILE, only="01", grid={"data": {"heldout_share": shares[:2]}})
-    process = start(path, root)
-    out, err = process.communicate()
-    assert process.returncode == 0, out + err
+    run_sweep(read_sweep(path), client)
     assert [book.stat().st_mtime_ns for book in books] == written
     again = pd.read_csv(root / "try" / "results.csv")
     pd.testing.assert_frame_equal(again, table[:2], check_dtype=False)
@@ -211,6 +209,13 @@ def test_ctrl_c_leaves_no_worker_and_no_kernel(tmp_path):
     assert len(family) >= 4 and not alive
 
 
+def test_ctrl_c_waits_until_processes_have_started_and_does_not_reach_them():
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGINT); print('alive')"
+    with pytest.raises(KeyboardInterrupt), uninterrupted():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "alive\n"
+
+
 def prepare(cache: Path) -> tuple:
     """What a process finds that makes a phantom and its cache, or waits for another one that does."""
     folder = make_phantom(patients=4, frames_per_patient=4, test_frames=2)
@@ -218,6 +223,7 @@ def prepare(cache: Path) -> tuple:
     return folder, (cache / "manifest.json").stat().st_mtime_ns, frames.images.shape, int(frames.images.sum())
 
 
+@pytest.mark.slow
 def test_runs_side_by_side_make_one_phantom_and_one_cache(root):
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
         one, two = pool.map(prepare, [root / "cache" / "frames"] * 2)

@@ -13,7 +13,7 @@ from torch import nn
 
 from nerveceg_lib import losses, training
 from nerveceg_lib.data.datasets import Augmentation, FrameSet
-from nerveceg_lib.models import SEGMENTERS, build_model, supported
+from nerveceg_lib.models import build_model, supported
 from nerveceg_lib.models.checkpoints import load_checkpoint
 from nerveceg_lib.runtime.errors import InputError
 from nerveceg_lib.training import PresenceHeadObjective, SegmentationObjective, TrainingConfig
@@ -125,10 +125,12 @@ def test_an_unfinished_training_of_another_recipe_starts_over(positive, tmp_path
     assert curves["epoch"].tolist() == [1, 2, 3]
 
 
-LEARNT = [(name, BCE_DICE, 6, 0.02, 0.9) for name in SEGMENTERS if "efficient" not in name or name.endswith("b0")]
-LEARNT += [
+LEARNT = [
+    ("unet", BCE_DICE, 6, 0.02, 0.9),
+    pytest.param("deep-residual-unet", BCE_DICE, 6, 0.02, 0.9, marks=pytest.mark.slow),
+    pytest.param("r2attention-unet", BCE_DICE, 6, 0.02, 0.9, marks=pytest.mark.slow),
     ("efficientnet-b0", training.PresenceObjective(20.0), 4, 0.003, 0.9),
-    ("efficient-unet-b0", PresenceHeadObjective("bce_dice"), 8, 0.005, 0.7),
+    pytest.param("efficient-unet-b0", PresenceHeadObjective("bce_dice"), 8, 0.005, 0.7, marks=pytest.mark.slow),
     ("unet", PresenceHeadObjective("bce_dice"), 8, 0.02, 0.85),
 ]
 
@@ -241,6 +243,7 @@ def test_moving_average_of_weights_is_what_is_kept(scripted):
     assert last_weight(0.1, 0.2, 0.3, ema_decay=0.5) == pytest.approx(average, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_accumulated_batches_and_two_processes_train_like_one_large_batch(frames, tmp_path):
     two_processes.train(frames, tmp_path / "one", batch_size=8)
     two_processes.train(frames, tmp_path / "accumulated", batch_size=4, accumulate_grad_batches=2)

@@ -200,6 +200,7 @@ def test_failed_downloads_are_one_clear_error(offer, monkeypatch, tmp_path):
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs NERVECEG_SHARED/data/usgra-seg")
+@pytest.mark.slow
 def test_real_set(tmp_path):
     line = usgra.import_usgra(REAL, tmp_path)
     assert line.endswith("these are the files that the kit's results come from")

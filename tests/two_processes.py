@@ -31,7 +31,7 @@ def load_late(*arguments, load=torch.load, **options):
 
 
 if __name__ == "__main__":
-    runtime.configure(seed=0, threads=1)
+    runtime.configure(seed=0)  # torchrun gives each process one thread
     if os.environ["LOCAL_RANK"] == "1":
         torch.load = load_late
     train(load_cache(Path(sys.argv[1])), Path(sys.argv[2]), batch_size=4, devices=2)

@@ -1,7 +1,5 @@
 """Frames as a network sees them: resized, standardised, in batches, and augmented together with their masks."""
 
-from typing import TypeVar
-
 import kornia.augmentation as K
 import numpy as np
 import pandas as pd
@@ -12,7 +10,6 @@ from torch.utils.data.distributed import DistributedSampler
 from nerveceg_lib.data.cache import FrameCache, open_resized
 
 Batch = dict[str, torch.Tensor]
-Whole = TypeVar("Whole")
 
 
 def to_input(images: np.ndarray | torch.Tensor) -> torch.Tensor:
@@ -69,17 +66,13 @@ def train_loader(frame_set: FrameSet, batch_size: int, seed: int, processes: int
     sampler: DistributedSampler[int] = DistributedSampler(frame_set, processes, process, shuffle=True, seed=seed)
     # batch norm cannot train on a single frame
     drop_last = len(sampler) % batch_size == 1 and len(sampler) > 1
-    return DataLoader(frame_set, batch_size, sampler=sampler, collate_fn=_as_is, drop_last=drop_last)
+    return DataLoader(frame_set, batch_size, sampler=sampler, collate_fn=lambda batch: batch, drop_last=drop_last)
 
 
 def eval_loader(frame_set: FrameSet, batch_size: int, processes: int = 1, process: int = 0) -> DataLoader:
     """Return all frames in order; of several processes each takes every `processes`-th frame."""
     sampler: DistributedSampler[int] = DistributedSampler(frame_set, processes, process, shuffle=False)
-    return DataLoader(frame_set, batch_size, sampler=sampler, collate_fn=_as_is)
-
-
-def _as_is(batch: Whole) -> Whole:
-    return batch
+    return DataLoader(frame_set, batch_size, sampler=sampler, collate_fn=lambda batch: batch)
 
 
 class Augmentation:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from nerveceg_lib.explain import METHODS
-from nerveceg_lib.plots.style import PREDICTION, TRUTH
+from nerveceg_lib.plots.style import TRUTH
 
 COLOUR_MAPS = {"signed": "managua_r", "evidence": "inferno", "picture": "gray"}  # perceptually uniform
 
@@ -21,6 +21,7 @@ def map_grid(
     maps: dict[str, np.ndarray],
     outlines: Sequence[np.ndarray] | None = None,
     outlined: str = "true outline",
+    colour: str = TRUTH,
 ) -> Figure:
     """Draw a grid with one row per frame and one column per explanation method.
 
@@ -32,7 +33,7 @@ def map_grid(
         titles: one title per frame.
         maps: the maps (N, h, w) of each method; its name may be followed by a space and a number.
         outlines: masks (H, W), outlined in every column.
-        outlined: what these are, for the legend; "true outline" has the colour of truth.
+        outlined, colour: what these are, for the legend, and their colour.
     """
     shape = len(images), 1 + len(maps)
     figure, axes = plt.subplots(*shape, figsize=(1.75 * shape[1], 1.55 * shape[0] + 0.3), squeeze=False)
@@ -47,7 +48,6 @@ def map_grid(
         for row, image in enumerate(images):
             resized = cv2.resize(stack[row] / scale, image.shape[::-1], interpolation=cv2.INTER_LINEAR)
             _draw_map(axes[row, column], image, resized, map_type)
-    colour = TRUTH if outlined == "true outline" else PREDICTION
     for (row, _), axis in np.ndenumerate(axes):
         axis.axis("off")
         if outlines is not None and np.any(outlines[row]):

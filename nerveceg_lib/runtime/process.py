@@ -3,14 +3,11 @@
 import ctypes
 import os
 import random
-import signal
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -19,11 +16,11 @@ SECONDS_BETWEEN_LINES = 30.0
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 
 
-def configure(seed: int, threads: int = 0) -> None:
+def configure(seed: int) -> None:
     """Seed Python, NumPy and torch, ask for deterministic algorithms, and tune the CPU.
 
-    `threads` is the number of torch threads; 0 means $OMP_NUM_THREADS, or else all cores. Processes that run side by
-    side should have one core each, because otherwise they slow each other down several times over.
+    torch gets $OMP_NUM_THREADS threads, or else one per core. Processes that run side by side should have one core
+    each, because otherwise they slow each other down several times over.
 
     Between two operations OpenMP threads spin for about ten microseconds and then sleep. Longer spinning would block a
     core that other processes want; sleeping at once would halve the speed of EfficientNet, whose many operations are
@@ -47,7 +44,7 @@ def configure(seed: int, threads: int = 0) -> None:
     torch.set_deterministic_debug_mode("warn")
     # filling fresh tensors only exposes reads of uninitialised memory, and costs a pass over each of them
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property, added late
-    torch.set_num_threads(threads or int(os.environ.get("OMP_NUM_THREADS", 0)) or cores())
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 0)) or cores())
 
 
 def cores() -> int:
@@ -90,16 +87,3 @@ def _keep_freed_memory() -> None:
         libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
         libc.mallopt(_M_TRIM_THRESHOLD, -1)  # never
         libc.mallopt(_M_TOP_PAD, 1 << 26)
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Let processes started inside ignore Ctrl-C: a terminal sends it to all, and this process ends the others."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set handlers
-        return
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)

@@ -25,7 +25,8 @@ from nerveceg_lib.rle import encode
 from nerveceg_lib.runtime.errors import InputError, at_least, one_of
 from nerveceg_lib.runtime.folders import artefact_root
 from nerveceg_lib.runtime.io import new_folder, storing, whole_folder
-from nerveceg_lib.runtime.process import cores, reported, uninterrupted
+from nerveceg_lib.runtime.process import cores, reported
+from nerveceg_tools.cluster import uninterrupted
 from nerveceg_tools.phantom.anatomy import DIFFICULTIES
 from nerveceg_tools.phantom.cohort import Plan, cohort
 from nerveceg_tools.phantom.patient import Patient
