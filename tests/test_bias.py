@@ -69,6 +69,7 @@ def test_sets_have_the_wanted_share_and_a_size_that_does_not_depend_on_it(notebo
     assert set(splits["validation"]["fold"]) == {1} and set(splits["heldout"]["split"]) == {"heldout"}
 
 
+@pytest.mark.slow
 def test_every_way_of_drawing_scores_every_held_out_frame_once(notebook, results):
     for arm, scored in results.items():
         assert scored["gate"].nunique() == (1 if arm == "bce_dice" else 6)  # five gates and the oracle
@@ -82,6 +83,7 @@ def test_every_way_of_drawing_scores_every_held_out_frame_once(notebook, results
         assert rows["row"].tolist() == notebook["splits"][0.0][name]["row"].tolist() and rows["peak"].notna().all()
 
 
+@pytest.mark.slow
 def test_masks_of_another_system_are_scored_like_our_own(notebook, results, frames, tmp_path, monkeypatch):
     rows = frames.index[frames.index["set"] == "train"]
     perfect = [(r.subject, r.image, rle.encode(frames.masks[r.row])) for r in rows.itertuples()]
@@ -103,6 +105,7 @@ def test_masks_of_another_system_are_scored_like_our_own(notebook, results, fram
         notebook["score_other"](str(tmp_path / "sam.csv"), None, 0.0)
 
 
+@pytest.mark.slow
 def test_every_arm_spends_the_budget(notebook, results):
     spent = {arm: scored["compute"].iloc[0] for arm, scored in results.items()}
     forward = 2 * complexity.gmacs(build_model("unet", base_channels=2), torch.zeros(1, 1, 32, 48))
@@ -115,6 +118,7 @@ def test_every_arm_spends_the_budget(notebook, results):
         assert len(shown) == length and set(shown) == set(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arm", ["bce_dice", "two-networks", "presence-head"])
 def test_held_out_truth_changes_only_the_scores(notebook, results, arm, tmp_path):
     """Anything that was fitted on held-out patients would change if their truth were another one."""

@@ -144,12 +144,27 @@ def test_held_out_labels_change_nothing_that_an_ensemble_decides(folder, monkeyp
     assert (table["has_nerve"] != other["has_nerve"]).all() and not np.allclose(table["score"], other["score"])
 
 
-def test_notebook_7_keeps_finished_networks_and_pools_runs(folder):
-    for seed in (0, 1):
-        shutil.copytree(folder, folder.parent / f"bias-seed={seed}")
-        run_cells(STUDIES[0], run=f"bias-seed={seed}", seed=seed)
+@pytest.fixture(scope="module")
+def studied(prepared):
+    """A run in which notebooks 1 and 7 have run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NERVECEG_RUNS", str(prepared))
+        patch.chdir(NOTEBOOK_FOLDER)
+        shutil.copytree(prepared / TINY["run"], prepared / "bias-seed=0")
+        run_cells(STUDIES[0], run="bias-seed=0")
+    return prepared / "bias-seed=0" / STUDIES[0]
+
+
+def test_notebook_7_scores_every_arm(studied):
+    assert set(pd.read_csv(studied / "arms.csv")["method"]) == {"blank", "one-stage", "two-networks", "presence-head"}
+
+
+@slow
+def test_notebook_7_keeps_finished_networks_and_pools_runs(studied, folder):
+    shutil.copytree(folder, folder.parent / "bias-seed=1")
+    run_cells(STUDIES[0], run="bias-seed=1", seed=1)
     networks = {path: path.stat().st_mtime_ns for path in folder.parent.glob("bias-*/07*/**/*.pt")}
-    run_cells(STUDIES[0], run="bias-seed=1", seed=1, resume=True)
+    run_cells(STUDIES[0], until="train", run="bias-seed=1", seed=1, resume=True)
     assert networks and all(path.stat().st_mtime_ns == time for path, time in networks.items())
     assert main(["run", "--profile", PROFILE, "--only", "07", "-p", "run", "pooled", "-p", "bias.pool", "bias-*"]) == 0
     study = folder.parent / "pooled" / STUDIES[0]

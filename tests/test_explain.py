@@ -404,6 +404,7 @@ def measured(rng, better, patients=16):
     return pd.DataFrame(rows)
 
 
+@pytest.mark.slow
 def test_a_verdict_needs_a_difference_that_chance_does_not_explain():
     rng = np.random.default_rng(0)
     verdict = evaluation.judge(measured(rng, better=0.2))

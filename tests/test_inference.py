@@ -96,6 +96,7 @@ def test_evidence_of_several_networks_is_the_mean_of_theirs():
     assert both.tolist() == pytest.approx((one + other) / 2, rel=1e-5) and not np.allclose(one.tolist(), other.tolist())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flip", [False, True])
 def test_one_network_for_both_stages_gives_what_two_networks_would(flip):
     torch.manual_seed(0)

@@ -25,6 +25,7 @@ def kernels(tmp_path_factory):
     return out, commands
 
 
+@pytest.mark.slow
 def test_every_notebook_becomes_a_kernel_that_reads_the_earlier_ones(kernels):
     out, _ = kernels
     package = json.loads((out / "package" / "dataset-metadata.json").read_text())["id"]

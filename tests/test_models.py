@@ -1,6 +1,7 @@
 """One tester for every registered network, and what is special to each of them."""
 
 import inspect
+import re
 import sys
 from urllib.error import URLError
 
@@ -37,7 +38,11 @@ def outputs(network, image):
     return network(image).flatten()
 
 
-@pytest.mark.parametrize("name", [*CLASSIFIERS, *SEGMENTERS])
+LARGE = re.compile("resnet(50|101|152)|.*-b[4-7]")
+SIZED = [pytest.param(name, marks=[pytest.mark.slow] * bool(LARGE.match(name))) for name in (*CLASSIFIERS, *SEGMENTERS)]
+
+
+@pytest.mark.parametrize("name", SIZED)
 def test_every_network(name):
     """Gradients reach all weights, shapes fit an odd size, and a prediction depends on its own frame only."""
     options = {"presence_head": True} if name in SEGMENTERS else {}

@@ -130,6 +130,7 @@ def grey_figures(frames: np.ndarray) -> np.ndarray:
     return np.array(rows)
 
 
+@pytest.mark.slow
 def test_contradictory_frames_carry_no_tell():
     """No grey figure differs systematically between the copies and the frames that they repeat (paired t)."""
     patients = [Patient(plan) for plan in plans([20] * 6, seed=6, contradictory=0.25)]
@@ -143,6 +144,7 @@ def test_contradictory_frames_carry_no_tell():
     assert strongest[0] < 4 and min(strongest[1:]) > 6  # twelve seeds gave 0.2 to 2.9
 
 
+@pytest.mark.slow
 def test_grey_levels_and_speckle():
     patients = [Patient(plan) for plan in plans([4] * 14, seed=0)]
     frames = np.array([patient.render(i)[0] for patient in patients for i in (0, 2)])
@@ -154,6 +156,7 @@ def test_grey_levels_and_speckle():
     assert lateral > axial, "the grain is wider than it is high"
 
 
+@pytest.mark.slow
 def test_easy_nerves_stand_out_more_than_hard_ones():
     contrast = {}
     for name in DIFFICULTIES:

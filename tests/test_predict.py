@@ -82,6 +82,7 @@ def test_a_score_optimal_gate_decides_too(folder, tmp_path):
         assert len(list((out / "masks").iterdir())) == expected
 
 
+@pytest.mark.slow
 def test_networks_are_used_as_the_gate_was_fitted(folder, tmp_path):
     """A gate of an ensemble gets the ensemble's probabilities, and one of mirrored frames those."""
     gate_json = notebook_folder("toy", NOTEBOOKS[3]) / "gate.json"

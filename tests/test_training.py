@@ -129,7 +129,7 @@ LEARNT = [
     ("unet", BCE_DICE, 6, 0.02, 0.9),
     pytest.param("deep-residual-unet", BCE_DICE, 6, 0.02, 0.9, marks=pytest.mark.slow),
     pytest.param("r2attention-unet", BCE_DICE, 6, 0.02, 0.9, marks=pytest.mark.slow),
-    ("efficientnet-b0", training.PresenceObjective(20.0), 4, 0.003, 0.9),
+    pytest.param("efficientnet-b0", training.PresenceObjective(20.0), 4, 0.003, 0.9, marks=pytest.mark.slow),
     pytest.param("efficient-unet-b0", PresenceHeadObjective("bce_dice"), 8, 0.005, 0.7, marks=pytest.mark.slow),
     ("unet", PresenceHeadObjective("bce_dice"), 8, 0.02, 0.85),
 ]
