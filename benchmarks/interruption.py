@@ -27,8 +27,8 @@ from tests.conftest import REPOSITORY
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
 ONLY = "01,02,03,04,06"  # no notebook reads what notebook 5 writes
 PARAMETERS = {  # with these the gate keeps masks even at this size, so that the submission holds some
-    "classifier": {"model": "resnet18", "epochs": 2},
-    "segmenter": {"epochs": 12, "loss": "dice", "lr": 0.02},
+    "classifier": {"model": "resnet18", "epochs": 4},
+    "segmenter": {"epochs": 30, "loss": "dice", "lr": 0.01},
 }
 OPTIONS = [word for name, value in flatten(PARAMETERS).items() for word in ("-p", name, str(value))]
 RUN = ["run", "--profile", PROFILE, "--resume", "--only", ONLY, *OPTIONS]

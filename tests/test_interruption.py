@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 def test_a_killed_training_continues_as_if_nothing_had_happened(tmp_path, monkeypatch):
     ended, left_alone = tmp_path / "ended", tmp_path / "left_alone"
-    assert interrupt(RUN, ended, lambda printed: "epoch 5/12" in printed, signal.SIGKILL) == -signal.SIGKILL
+    assert interrupt(RUN, ended, lambda printed: "epoch 10/30" in printed, signal.SIGKILL) == -signal.SIGKILL
     complete(RUN, ended)
     monkeypatch.setenv("NERVECEG_RUNS", str(left_alone))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
