@@ -103,10 +103,10 @@ def run_sweep(sweep: Sweep, client) -> pd.DataFrame:
     futures = {client.submit(run_point, sweep, point, root, pure=False, retries=1): point for point in sweep.points}
     for done, future in enumerate(as_completed(list(futures)), start=1):
         row = {"run": sweep.run_of(futures[future]), "status": "done", "error": "", "seconds": 0.0}
-        if future.status == "finished":
-            row |= future.result()
-        else:
-            row |= {"status": "failed", "error": str(future.exception()) or repr(future.exception())}
+        try:
+            row |= future.result()  # waits if the worker has died meanwhile and another one repeats the work
+        except Exception as error:
+            row |= {"status": "failed", "error": str(error) or repr(error)}
         rows[row["run"]] = futures[future] | row
         table = pd.DataFrame([rows[name] for name in map(sweep.run_of, sweep.points) if name in rows])
         _write(root / sweep.name, table, list(sweep.points[0]))
