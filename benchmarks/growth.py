@@ -29,7 +29,7 @@ from nerveceg_lib.runtime.io import write_csv
 
 PATIENTS, FRAMES, TEST_FRAMES = 47, 120, 5508
 INTERRUPTED = NOTEBOOKS[2]  # after its first epoch
-PARAMETERS = {  # small inputs and few epochs, so that it takes an hour on two cores
+PARAMETERS = {  # small inputs and few epochs, because two cores have to do it
     "classifier": {"model": "efficientnet-lite0", "pretrained": True, "epochs": 2},
     "segmenter": {
         "model": "efficient-unet-lite0", "pretrained": True, "presence_head": True, "epochs": 2,
