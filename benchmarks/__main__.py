@@ -1,6 +1,6 @@
 """Measure speed and memory as ratios against a baseline in the same run.
 
-    python -m benchmarks [rle data inference training phantom] [--quick] [--out FOLDER]
+    python -m benchmarks [rle data inference training peers phantom] [--quick] [--out FOLDER]
 
 Prints one row per comparison and writes benchmarks.json and benchmarks.md to FOLDER. Rows that miss their target do not
 make the command fail, because machines are too noisy for that.
@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROWS = ("rle", "data", "inference", "training")  # modules with rows(quick)
+ROWS = ("rle", "data", "inference", "training", "peers")  # modules with rows(quick)
 SUBJECTS = (*ROWS, "phantom")  # the phantom has no baseline: its figures are printed separately
 
 

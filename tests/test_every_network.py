@@ -16,10 +16,9 @@ from nerveceg_lib.models.checkpoints import load_checkpoint
 from nerveceg_lib.models.efficientnet import EfficientNetEncoder
 from nerveceg_lib.runtime.errors import InputError
 from nerveceg_lib.runtime.folders import NOTEBOOKS, STUDIES
-from nerveceg_tools.cli import main
 from nerveceg_tools.phantom import write_phantom
 from nerveceg_tools.run import NOTEBOOK_FOLDER
-from tests.cells import PROFILE, TINY, run_cells
+from tests.cells import TINY, run_cells
 
 slow = pytest.mark.slow  # `make check` runs the others, and with them every notebook once
 
@@ -166,7 +165,7 @@ def test_notebook_7_keeps_finished_networks_and_pools_runs(studied, folder):
     networks = {path: path.stat().st_mtime_ns for path in folder.parent.glob("bias-*/07*/**/*.pt")}
     run_cells(STUDIES[0], until="train", run="bias-seed=1", seed=1, resume=True)
     assert networks and all(path.stat().st_mtime_ns == time for path, time in networks.items())
-    assert main(["run", "--profile", PROFILE, "--only", "07", "-p", "run", "pooled", "-p", "bias.pool", "bias-*"]) == 0
+    run_cells(STUDIES[0], run="pooled", **{"bias.pool": "bias-*"})
     study = folder.parent / "pooled" / STUDIES[0]
     table = pd.read_csv(study / "arms.csv")
     assert set(table["method"]) == {"blank", "one-stage", "two-networks", "presence-head"}

@@ -18,7 +18,7 @@ from nerveceg_tools.cli import main
 from tests.cells import PROFILE, TINY, run_cells
 
 pytestmark = pytest.mark.slow
-SEQUENCES = int(os.environ.get("NERVECEG_STATES", 5))
+SEQUENCES = int(os.environ.get("NERVECEG_STATES", 3))
 ALL = "01,02,03,04,06"  # no notebook reads what notebook 5 writes
 TRAINED = {"classifier": NOTEBOOKS[1], "segmenter": NOTEBOOKS[2]}
 

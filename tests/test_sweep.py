@@ -163,25 +163,24 @@ def start(path, root, **options):
 
 @pytest.mark.slow
 def test_two_workers_run_a_grid_report_a_failure_and_skip_what_is_done(tmp_path, root, client):
-    shares = [0.25, 0.3, 0.01]
-    path = grid_file(tmp_path, profile=PROFILE, only="01", grid={"data": {"heldout_share": shares}})
+    path = grid_file(tmp_path, profile=PROFILE, only="01", grid={"data": {"heldout_share": [0.25, 0.01]}})
     process = start(path, root)
     out, err = process.communicate()
     assert process.returncode == 1, out + err
-    assert "3/3  try-data.heldout_share=" in out and out.count("heldout_share: expected 2 or more groups") == 1
+    assert "2/2  try-data.heldout_share=" in out and out.count("heldout_share: expected 2 or more groups") == 1
     assert "Traceback" not in err, err
     table = pd.read_csv(root / "try" / "results.csv")
-    assert table["status"].tolist() == ["done", "done", "failed"]
-    assert table["data.frames"].tolist()[:2] == [58, 58] and (table["seconds"][:2] > 0.5).all()
+    assert table["status"].tolist() == ["done", "failed"]
+    assert table["data.frames"][0] == 58 and table["seconds"][0] > 0.5
     assert len(list(root.glob("phantom-*"))) == 1 and not list(root.rglob("*.part"))
 
-    books = [root / f"try-data.heldout_share={share}" / "01_data_preparation.ipynb" for share in shares[:2]]
-    written = [book.stat().st_mtime_ns for book in books]
-    path = grid_file(tmp_path, profile=PROFILE, only="01", grid={"data": {"heldout_share": shares[:2]}})
+    book = root / "try-data.heldout_share=0.25" / f"{NOTEBOOKS[0]}.ipynb"
+    written = book.stat().st_mtime_ns
+    path = grid_file(tmp_path, profile=PROFILE, only="01", grid={"data": {"heldout_share": [0.25]}})
     run_sweep(read_sweep(path), client)
-    assert [book.stat().st_mtime_ns for book in books] == written
+    assert book.stat().st_mtime_ns == written
     again = pd.read_csv(root / "try" / "results.csv")
-    pd.testing.assert_frame_equal(again, table[:2], check_dtype=False)
+    pd.testing.assert_frame_equal(again, table[:1], check_dtype=False)
 
 
 def is_kernel(process):

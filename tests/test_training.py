@@ -125,31 +125,22 @@ def test_an_unfinished_training_of_another_recipe_starts_over(positive, tmp_path
     assert curves["epoch"].tolist() == [1, 2, 3]
 
 
-LEARNT = [
-    ("unet", BCE_DICE, 6, 0.02, 0.9),
-    pytest.param("deep-residual-unet", BCE_DICE, 6, 0.02, 0.9, marks=pytest.mark.slow),
-    pytest.param("r2attention-unet", BCE_DICE, 6, 0.02, 0.9, marks=pytest.mark.slow),
-    pytest.param("efficientnet-b0", training.PresenceObjective(20.0), 4, 0.003, 0.9, marks=pytest.mark.slow),
-    pytest.param("efficient-unet-b0", PresenceHeadObjective("bce_dice"), 8, 0.005, 0.7, marks=pytest.mark.slow),
-    ("unet", PresenceHeadObjective("bce_dice"), 8, 0.02, 0.85),
-]
-
-
-@pytest.mark.parametrize(("name", "objective", "epochs", "lr", "least"), LEARNT)
-def test_a_few_frames_are_learnt_by_heart(name, objective, epochs, lr, least, frames, positive, tmp_path):
+@pytest.mark.parametrize(
+    ("objective", "epochs", "least"), [(BCE_DICE, 6, 0.9), (PresenceHeadObjective("bce_dice"), 8, 0.85)]
+)
+def test_a_few_frames_are_learnt_by_heart(objective, epochs, least, frames, positive, tmp_path):
+    """In notebooks 2 and 8, which check what they reach, the other networks learn."""
     torch.manual_seed(0)
-    one_network = {"presence_head": True} if isinstance(objective, PresenceHeadObjective) else {}
-    network = build_model(name, **supported(name, base_channels=8, dropout=0.0), **one_network)
+    network = build_model("unet", base_channels=8, presence_head=objective is not BCE_DICE)
     rows = positive(8).rows if objective is BCE_DICE else np.arange(24)
     many, few = (FrameSet(frames, np.tile(rows, times), SIZE) for times in (80 // len(rows), 1))
-    options = {"epochs": epochs, "lr": lr, "batch_size": 8, "precision": "bf16" if name == "unet" else "fp32"}
+    options = {"epochs": epochs, "lr": 0.02, "batch_size": 8, "precision": "bf16"}
     assert train(network, many, tmp_path, objective, few, **options)["val_metric"].max() > least
     assert {weights.dtype for weights in network.parameters()} == {torch.float32}
     if objective is not BCE_DICE:
         batch = few.__getitems__(list(range(24)))
         with torch.no_grad():
-            logits = getattr(network, "presence_logit", network)(batch["image"])
-        assert auroc(logits, batch["has_nerve"]) > 0.85
+            assert auroc(network.presence_logit(batch["image"]), batch["has_nerve"]) > 0.85
 
 
 def test_deep_supervision_adds_the_mean_loss_of_the_coarser_levels(positive):

@@ -63,6 +63,7 @@ class EpochLog(Callback):
     def __init__(self, metric_name: str):
         self.metric_name = metric_name
         self.records: list[dict[str, float]] = []
+        self._finished = ""
 
     def state_dict(self) -> dict:
         return {"records": self.records}
@@ -75,6 +76,7 @@ class EpochLog(Callback):
             say(f"resumed after epoch {trainer.current_epoch}")
 
     def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._say_finished()
         self._epoch_start = self._last_line = time.monotonic()
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs, batch, index) -> None:
@@ -88,11 +90,20 @@ class EpochLog(Callback):
         seconds = time.monotonic() - self._epoch_start
         assert trainer.max_epochs is not None  # `fit` sets it
         remaining = seconds * (trainer.max_epochs - trainer.current_epoch - 1)
-        say(
+        self._finished = (
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  loss {figures['loss']:.3f}  "
             f"validation loss {figures['val_loss']:.3f}  {self.metric_name} {figures['val_metric']:.3f}  "
             f"{seconds:.0f} s, at most {remaining:.0f} s left"
         )
+
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._say_finished()
+
+    def _say_finished(self) -> None:
+        """Print the line of the last epoch, now that its checkpoint is stored: what was printed survives a kill."""
+        if self._finished:
+            say(self._finished)
+        self._finished = ""
 
 
 class WholeCheckpoints(TorchCheckpointIO):
