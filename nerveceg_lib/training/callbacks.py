@@ -63,7 +63,7 @@ class EpochLog(Callback):
     def __init__(self, metric_name: str):
         self.metric_name = metric_name
         self.records: list[dict[str, float]] = []
-        self._finished = ""
+        self._unsaid: list[str] = []
 
     def state_dict(self) -> dict:
         return {"records": self.records}
@@ -76,7 +76,7 @@ class EpochLog(Callback):
             say(f"resumed after epoch {trainer.current_epoch}")
 
     def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self._say_finished()
+        self.on_train_end(trainer, module)
         self._epoch_start = self._last_line = time.monotonic()
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs, batch, index) -> None:
@@ -90,20 +90,16 @@ class EpochLog(Callback):
         seconds = time.monotonic() - self._epoch_start
         assert trainer.max_epochs is not None  # `fit` sets it
         remaining = seconds * (trainer.max_epochs - trainer.current_epoch - 1)
-        self._finished = (
+        self._unsaid.append(
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  loss {figures['loss']:.3f}  "
             f"validation loss {figures['val_loss']:.3f}  {self.metric_name} {figures['val_metric']:.3f}  "
             f"{seconds:.0f} s, at most {remaining:.0f} s left"
         )
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self._say_finished()
-
-    def _say_finished(self) -> None:
         """Print the line of the last epoch, now that its checkpoint is stored: what was printed survives a kill."""
-        if self._finished:
-            say(self._finished)
-        self._finished = ""
+        while self._unsaid:
+            say(self._unsaid.pop())
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -123,9 +119,6 @@ def quiet_lightning() -> None:
     """Silence the messages of Lightning that do not help a reader of the notebooks."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # the loaders read from memory, so worker processes would only add start-up time
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
-    # the notebook's folder exists before training, and holds checkpoints when it is resumed
-    warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
-    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    # the loaders read from memory, so workers would only add start-up time; the folder exists before training, and holds
+    # checkpoints when it is resumed
+    warnings.filterwarnings("ignore", message=".*(not have many workers|exists and is not empty|treespec, LeafSpec)")
