@@ -119,6 +119,6 @@ def quiet_lightning() -> None:
     """Silence the messages of Lightning that do not help a reader of the notebooks."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # the loaders read from memory, so workers would only add start-up time; the folder exists before training, and holds
-    # checkpoints when it is resumed
+    # the loaders read from memory, so workers would only add start-up time; the folder exists before training, and
+    # holds checkpoints when it is resumed
     warnings.filterwarnings("ignore", message=".*(not have many workers|exists and is not empty|treespec, LeafSpec)")
