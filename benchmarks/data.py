@@ -30,7 +30,7 @@ FRAMES_PER_PATIENT = 120
 
 
 def rows(quick: bool) -> list[Row]:
-    pairs, distinct, repeats = (400, 40, 3) if quick else (PAIRS, 200, 3)
+    pairs, distinct, repeats = (200, 40, 2) if quick else (PAIRS, 200, 3)
     (root := folders.artefact_root()).mkdir(parents=True, exist_ok=True)
     # not in /tmp, which is often a small file system, or memory
     with tempfile.TemporaryDirectory(dir=root, prefix=".bench-") as folder:

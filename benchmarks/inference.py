@@ -29,11 +29,11 @@ def rows(quick: bool = False) -> list[harness.Row]:
     configure(seed=0)
     torch.manual_seed(0)
     paths = networks.frame_paths(16 if quick else 128)
-    classifier, segmenter = networks.trained(CLASSIFIER, quick), networks.trained(SEGMENTER, quick)
+    classifier, segmenter = networks.trained(CLASSIFIER), networks.trained(SEGMENTER)
     plain = [networks.as_people_build_it(*pair) for pair in ((CLASSIFIER, classifier), (SEGMENTER, segmenter))]
     systems: dict[str, System] = {
         "two networks": _two_networks(classifier, segmenter, "auto"),
-        "one network": OneNetwork(Ensemble([networks.trained(ONE_NETWORK, quick)], networks.SIZE, "auto")),
+        "one network": OneNetwork(Ensemble([networks.trained(ONE_NETWORK)], networks.SIZE, "auto")),
     }
     gates = {name: _gate(system, paths) for name, system in systems.items()}
     results = {}
@@ -129,7 +129,7 @@ def _share_of_peak(segmenter: torch.nn.Module) -> harness.Row:
 
 
 def _memory(quick: bool) -> harness.Row:
-    peaks = harness.in_fresh_process("benchmarks.inference", 600 if quick else 5508)
+    peaks = harness.in_fresh_process("benchmarks.inference", 300 if quick else 5508)
     return harness.paired_row(
         f"memory after {peaks['frames']} frames against 200", "MiB", [peaks["early"]], [peaks["late"]],
         target=1.05, at_least=False, note="peak of a process with small networks at 64x96",

@@ -21,9 +21,15 @@ from nerveceg_lib.runtime.device import channels_last
 from nerveceg_lib.training import PresenceHeadObjective, PresenceObjective, SegmentationObjective, TrainingConfig, fit
 from nerveceg_tools.phantom import make_phantom
 
-SIZE = (400, 400)
-CROP = 128
+SIZE, CROP = (400, 400), 128
+STEPS = {"classifier": 384, "segmenter": 240}
 PHANTOM = {"patients": 16, "frames_per_patient": 16, "test_frames": 0, "difficulty": "easy", "contradictory": 0.0}
+
+
+def shrink() -> None:
+    """Make all that follows small, to see that it runs; what it says of speed and masks then means nothing."""
+    global SIZE, CROP, STEPS
+    SIZE, CROP, STEPS = (128, 128), 64, {"classifier": 32, "segmenter": 12}
 
 
 def data_folder() -> Path:
@@ -37,35 +43,32 @@ def frames() -> FrameCache:
     return open_cache(data, cache_dir(data))
 
 
-def trained(name: str, quick: bool = False) -> nn.Module:
-    """Return a classifier, a segmenter, or an EfficientU-Net for both stages, briefly trained on `frames`.
-
-    If it has to be `quick`, the network is only touched: whatever is said of its masks then means nothing.
-    """
-    path = folders.artefact_root() / "bench" / "networks" / (f"{name}-quick" if quick else name) / "network.pt"
+def trained(name: str) -> nn.Module:
+    """Return a classifier, a segmenter, or an EfficientU-Net for both stages, briefly trained on `frames`."""
+    path = folders.artefact_root() / "bench" / "networks" / f"{name}-{SIZE[0]}" / "network.pt"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        print(f"training {name} once, for some {'seconds' if quick else 'minutes'}", flush=True)
+        print(f"training {name} once", flush=True)
         train = train_classifier if name in CLASSIFIERS else train_segmenter
-        train(name, path, **({"steps": 8} if quick else {}))
+        train(name, path)
     return load_checkpoint(path)[0]
 
 
-def train_classifier(name: str, path: Path, steps: int = 384, batch_size: int = 8) -> None:
+def train_classifier(name: str, path: Path, batch_size: int = 8) -> None:
     """Train on frames of half the benchmark's height and width, which takes a quarter of its time."""
     torch.manual_seed(0)
-    cache, network, size = frames(), build_model(name), (200, 200)
-    rows = cache.index["row"].to_numpy()[: steps * batch_size]
-    epochs = steps * batch_size // len(rows)
+    cache, network, size = frames(), build_model(name), (SIZE[0] // 2, SIZE[1] // 2)
+    rows = cache.index["row"].to_numpy()
+    epochs = STEPS["classifier"] * batch_size // len(rows)
     config = TrainingConfig(epochs, batch_size, lr=0.003, precision="auto")
     sets = FrameSet(cache, rows, size), FrameSet(cache, rows[::8], size)
     fit(network, PresenceObjective(20.0), *sets, config, path, {"model": name, "options": {}, "size": size})
 
 
-def train_segmenter(name: str, path: Path, steps: int = 240, batch_size: int = 4) -> None:
+def train_segmenter(name: str, path: Path, batch_size: int = 4) -> None:
     """Train on crops of frames at the benchmark's scale, half of them around the nerve: a tenth of a frame's pixels."""
     torch.manual_seed(0)
-    draw = np.random.default_rng(0)
+    draw, steps = np.random.default_rng(0), STEPS["segmenter"]
     options = {"presence_head": True} if name in EFFICIENT_UNETS else {}
     cache, network = frames(), channels_last(build_model(name, **options)).train()
     positive = FrameSet(cache, cache.index.loc[cache.index["has_nerve"] == 1, "row"], SIZE)

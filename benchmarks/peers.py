@@ -20,7 +20,7 @@ from nerveceg_lib.runtime.folders import STUDIES
 from nerveceg_lib.training import SegmentationObjective
 from tests.cells import definitions
 
-SIZE, BATCH_SIZE = (256, 256), 4
+BATCH_SIZE = 4
 TARGETS = {("smp", "training"): 1.2, ("smp", "inference"): 1.3, ("MONAI", "training"): 1, ("MONAI", "inference"): 1}
 
 
@@ -35,6 +35,7 @@ class PackageEncoder(EfficientNetEncoder):
 def rows(quick: bool = False) -> list[harness.Row]:
     """Training steps and inference in fp32 and bf16."""
     configure(seed=0)
+    size = (128, 128) if quick else (256, 256)
     smp = definitions(STUDIES[0], segmenter="unet").SmpUNet("efficientnet-b4")
     smp.encoder = PackageEncoder("efficientnet-b4")
     monai = BasicUNet(spatial_dims=2, in_channels=1, out_channels=1, features=(32, 64, 128, 256, 512, 32))
@@ -46,18 +47,21 @@ def rows(quick: bool = False) -> list[harness.Row]:
     for peer, (name, theirs, ours) in pairs.items():
         for precision in ("fp32", "bf16"):
             for task, work in {"training": training, "inference": inference}.items():
-                jobs = {"theirs": work(theirs, precision, own=False), "ours": work(ours, precision, own=True)}
+                jobs = {
+                    "theirs": work(theirs, size, precision, own=False),
+                    "ours": work(ours, size, precision, own=True),
+                }
                 seconds = harness.alternate(jobs, repeats=2 if quick else 6)
-                title = f"{task} in {precision}, {name}, {SIZE[0]}x{SIZE[1]}"
+                title = f"{task} in {precision}, {name}, {size[0]}x{size[1]}"
                 both = seconds["theirs"], seconds["ours"]
                 table.append(harness.rate_row(title, "frames/s", BATCH_SIZE, *both, TARGETS[peer, task]))
     return table
 
 
-def training(network: nn.Module, precision: str, own: bool) -> Callable:
+def training(network: nn.Module, size: tuple[int, int], precision: str, own: bool) -> Callable:
     """Return a training step, of ours as notebook 3 does it, of theirs as PyTorch's tutorials do it."""
-    objective, batch = SegmentationObjective("bce_dice"), {"image": torch.randn(BATCH_SIZE, 1, *SIZE)}
-    batch["mask"] = (torch.rand(BATCH_SIZE, 1, *SIZE) > 0.9).float()
+    objective, batch = SegmentationObjective("bce_dice"), {"image": torch.randn(BATCH_SIZE, 1, *size)}
+    batch["mask"] = (torch.rand(BATCH_SIZE, 1, *size) > 0.9).float()
     if own:
         network = device.channels_last(network)
         batch["image"] = batch["image"].contiguous(memory_format=torch.channels_last)
@@ -74,9 +78,9 @@ def training(network: nn.Module, precision: str, own: bool) -> Callable:
     return step
 
 
-def inference(network: nn.Module, precision: str, own: bool) -> Callable:
+def inference(network: nn.Module, size: tuple[int, int], precision: str, own: bool) -> Callable:
     """Return a forward pass, of ours as notebook 4 does it, of theirs in evaluation mode."""
-    image, network = torch.randn(BATCH_SIZE, 1, *SIZE), network.eval()
+    image, network = torch.randn(BATCH_SIZE, 1, *size), network.eval()
     if own:
         image = image.contiguous(memory_format=torch.channels_last)
         network = device.channels_last(for_inference(network, image[:1]))

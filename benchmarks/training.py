@@ -15,7 +15,7 @@ from benchmarks import harness, naive, networks
 from nerveceg_lib.data.datasets import Augmentation, FrameSet, train_loader
 from nerveceg_lib.models import build_model
 from nerveceg_lib.runtime import configure, device
-from nerveceg_lib.training import PresenceObjective, SegmentationObjective, TrainingConfig, fit, loop
+from nerveceg_lib.training import PresenceObjective, SegmentationObjective, TrainingConfig, callbacks, fit
 from nerveceg_lib.training.objectives import Objective
 
 TRAININGS = (  # those of notebooks 2 and 3 in the demo: network, its options, objective, input size, batch size
@@ -55,10 +55,9 @@ def _steps(quick: bool, batch_size: int = 2) -> harness.Row:
             adamw.zero_grad()
 
     seconds = harness.alternate({"naive": naive_steps, "own": own_steps}, repeats=3)
-    return harness.rate_row(
-        "training step, U-Net 64 at 400x400, batch 2", "frames/s", batch_size * steps, seconds["naive"], seconds["own"],
-        2.0, f"{device.resolve_precision('auto')}, channels last; with augmentation, which the naive loop lacks",
-    )  # fmt: skip
+    name = f"training step, U-Net 64 at {networks.SIZE[0]}x{networks.SIZE[1]}, batch {batch_size}"
+    note = f"{device.resolve_precision('auto')}, channels last; with augmentation, which the naive loop lacks"
+    return harness.rate_row(name, "frames/s", batch_size * steps, seconds["naive"], seconds["own"], 2.0, note)
 
 
 def _overhead(
@@ -66,7 +65,7 @@ def _overhead(
 ) -> harness.Row:
     """Share of the second and later epochs, without validation, that is not forward, backward or optimiser."""
     cache, clock = networks.frames(), Clock()
-    frames = FrameSet(cache, cache.index["row"][: 48 if quick else 240], size)
+    frames = FrameSet(cache, cache.index["row"][: 24 if quick else 240], size)
     torch.manual_seed(0)
     network, config = build_model(name, **options), TrainingConfig(epochs=4, batch_size=batch_size, lr=0.003)
     with tempfile.TemporaryDirectory() as folder, clock.installed():
@@ -115,12 +114,12 @@ class Clock:
         with (
             patch.object(torch.Tensor, "backward", backward),
             patch.object(torch.optim.AdamW, "step", step),
-            patch.object(loop, "EpochLog", self._log()),
+            patch.object(callbacks, "EpochLog", self._log()),
         ):
             yield
 
     def _log(clock) -> type:  # noqa: N805 - `self` is the log's
-        class TimedLog(loop.EpochLog):
+        class TimedLog(callbacks.EpochLog):
             def on_train_epoch_start(self, *arguments) -> None:
                 super().on_train_epoch_start(*arguments)
                 self.began, clock.inside = time.perf_counter(), 0.0

@@ -9,8 +9,11 @@ import torch
 
 from benchmarks import naive
 from benchmarks.harness import paired_row, rate_row, report
+from benchmarks.training import Clock
 from nerveceg_lib import rle
+from nerveceg_lib.data.datasets import FrameSet
 from nerveceg_lib.models import build_model
+from nerveceg_lib.training import SegmentationObjective, TrainingConfig, fit
 
 
 def test_rate_row_by_hand():
@@ -41,3 +44,12 @@ def test_naive_segmentation_of_a_folder(phantom, tmp_path):
     for name, (_, text) in results.items():
         png = cv2.imread(str(tmp_path / f"{name}.png"), cv2.IMREAD_UNCHANGED)
         np.testing.assert_array_equal(rle.decode(text) * 255, png)
+
+
+def test_clock_sees_every_epoch_from_inside(frames, tmp_path):
+    objective, clock = SegmentationObjective("bce_dice"), Clock()
+    some = FrameSet(frames, np.arange(4), (32, 48))
+    config = TrainingConfig(epochs=3, batch_size=2, lr=0.01)
+    with clock.installed():
+        fit(build_model("unet", base_channels=2), clock.watch(objective), some, some, config, tmp_path / "x.pt", {})
+    assert len(clock.epochs) == 3 and all(0 < inside < wall for wall, inside in clock.epochs)

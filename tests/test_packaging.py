@@ -68,7 +68,7 @@ def test_floors_and_totals():
         assert path not in leaves or all(name.startswith("nerveceg_lib.runtime") for name in imports), path
     entries = {path.name for path in (REPOSITORY / "nerveceg_lib").iterdir()} - {"__pycache__"}
     assert len(entries) <= 12 and "torchvision" not in PINS, entries
-    assert sum(map(code_lines, library)) <= 2785
+    assert sum(map(code_lines, library)) <= 2800
     importers = [path for path in tools if "import" in str(path.relative_to(REPOSITORY))]  # they may grow
     assert sum(map(code_lines, tools)) - sum(map(code_lines, importers)) <= 1730
     assert sum(len(path.read_text().splitlines()) for path in (REPOSITORY / "tests").rglob("*.py")) <= 5375
