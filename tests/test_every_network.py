@@ -1,6 +1,5 @@
 """Every network by name through the notebooks that train it, and every way of joining two networks to the end."""
 
-import json
 import os
 import shutil
 from dataclasses import replace
@@ -16,6 +15,7 @@ from nerveceg_lib.models.checkpoints import load_checkpoint
 from nerveceg_lib.models.efficientnet import EfficientNetEncoder
 from nerveceg_lib.runtime.errors import InputError
 from nerveceg_lib.runtime.folders import NOTEBOOKS, STUDIES
+from nerveceg_lib.runtime.io import read_json
 from nerveceg_tools.phantom import write_phantom
 from nerveceg_tools.run import NOTEBOOK_FOLDER
 from tests.cells import TINY, run_cells
@@ -40,10 +40,6 @@ def folder(prepared, tmp_path, monkeypatch):
     monkeypatch.setenv("NERVECEG_RUNS", str(tmp_path))
     monkeypatch.chdir(NOTEBOOK_FOLDER)
     return tmp_path / TINY["run"]
-
-
-def read(path):
-    return json.loads(path.read_text())
 
 
 def check_submission(folder):
@@ -81,8 +77,8 @@ def test_options_of_the_papers_are_reached_from_the_notebooks(folder):
     run_cells(NOTEBOOKS[1], **{"classifier.model_options": "dropout: 0.4, drop_connect: 0.2"})
     coarse = {"segmenter.model": "attention-unet", "segmenter.model_options": "attention_grid: coarse"}
     run_cells(NOTEBOOKS[2], **coarse)
-    assert read(folder / NOTEBOOKS[1] / "classifier.json")["options"]["drop_connect"] == 0.2
-    assert read(folder / NOTEBOOKS[2] / "segmenter.json")["options"]["attention_grid"] == "coarse"
+    assert read_json(folder / NOTEBOOKS[1] / "classifier.json")["options"]["drop_connect"] == 0.2
+    assert read_json(folder / NOTEBOOKS[2] / "segmenter.json")["options"]["attention_grid"] == "coarse"
     with pytest.raises(InputError, match="unet: unknown options.*'shortcut'.*expected some of.*'base_channels'"):
         run_cells(NOTEBOOKS[2], **{"segmenter.model_options": "shortcut: projection"})
 
@@ -98,7 +94,7 @@ def test_a_network_of_ones_own_goes_through_the_notebooks(folder, tmp_path, monk
     monkeypatch.syspath_prepend(tmp_path)
     for notebook in (*NOTEBOOKS[1:4], NOTEBOOKS[5]):
         run_cells(notebook, **{"segmenter.model": "my_networks:Tiny", "segmenter.model_options": "width: 3"})
-    assert read(folder / NOTEBOOKS[2] / "segmenter.json")["model"] == "my_networks:Tiny"
+    assert read_json(folder / NOTEBOOKS[2] / "segmenter.json")["model"] == "my_networks:Tiny"
     check_submission(folder)
 
 
@@ -117,7 +113,7 @@ def test_one_network_for_both_stages_goes_through_the_notebooks(folder):
         trained.encoder.net._conv_stem.weight - EfficientNetEncoder("efficientnet-lite0", True).net._conv_stem.weight
     )
     assert 0 < change.abs().max() < 0.05, "it started from ImageNet weights"
-    gate = read(folder / NOTEBOOKS[3] / "gate.json")
+    gate = read_json(folder / NOTEBOOKS[3] / "gate.json")
     assert (gate["evidence"], gate["cleanup"]) == ("bayesian", "largest")
 
 
@@ -135,7 +131,7 @@ def test_held_out_labels_change_nothing_that_an_ensemble_decides(folder, monkeyp
     for known in (frames, replace(frames, index=index, masks=masks)):
         monkeypatch.setattr("nerveceg_lib.data.prepared.load_frames", lambda run, known=known: known)
         run_cells(NOTEBOOKS[3], **{"inference.gate_from": "segmenter", "inference.ensemble_runs": "second"})
-        decided.append((read(folder / NOTEBOOKS[3] / "gate.json"), pd.read_csv(folder / NOTEBOOKS[3] / "heldout.csv")))
+        decided.append((read_json(folder / NOTEBOOKS[3] / "gate.json"), pd.read_csv(folder / NOTEBOOKS[3] / "heldout.csv")))
     (gate, table), (other_gate, other) = decided
     assert gate == other_gate and gate["system"]["runs"] == ["tiny", "second"]
     same = ["row", "probability", "peak", "soft_dice", "mask_area", "keep"]
