@@ -131,7 +131,8 @@ def test_held_out_labels_change_nothing_that_an_ensemble_decides(folder, monkeyp
     for known in (frames, replace(frames, index=index, masks=masks)):
         monkeypatch.setattr("nerveceg_lib.data.prepared.load_frames", lambda run, known=known: known)
         run_cells(NOTEBOOKS[3], **{"inference.gate_from": "segmenter", "inference.ensemble_runs": "second"})
-        decided.append((read_json(folder / NOTEBOOKS[3] / "gate.json"), pd.read_csv(folder / NOTEBOOKS[3] / "heldout.csv")))
+        notebook = folder / NOTEBOOKS[3]
+        decided.append((read_json(notebook / "gate.json"), pd.read_csv(notebook / "heldout.csv")))
     (gate, table), (other_gate, other) = decided
     assert gate == other_gate and gate["system"]["runs"] == ["tiny", "second"]
     same = ["row", "probability", "peak", "soft_dice", "mask_area", "keep"]
