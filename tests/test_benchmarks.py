@@ -47,8 +47,7 @@ def test_naive_segmentation_of_a_folder(phantom, tmp_path):
 
 
 def test_clock_sees_every_epoch_from_inside(frames, tmp_path):
-    objective, clock = SegmentationObjective("bce_dice"), Clock()
-    some = FrameSet(frames, np.arange(4), (32, 48))
+    objective, clock, some = SegmentationObjective("bce_dice"), Clock(), FrameSet(frames, np.arange(4), (32, 48))
     config = TrainingConfig(epochs=3, batch_size=2, lr=0.01)
     with clock.installed():
         fit(build_model("unet", base_channels=2), clock.watch(objective), some, some, config, tmp_path / "x.pt", {})
