@@ -85,7 +85,7 @@ audit: setup
 
 bench: setup
 	$(INSTALL) -e '.[pretrained,test,bench]'
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(BENCH)
 
 # Refresh the stored outputs and the README's picture after a change: look at the diff before you commit it.
 notebooks: setup

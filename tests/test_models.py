@@ -166,6 +166,18 @@ def test_efficientnet_b4_computes_what_its_package_computes():
         assert torch.allclose(network(image), reference(image.expand(-1, 3, -1, -1)).squeeze(1), atol=1e-4)
 
 
+@pytest.mark.parametrize("block", [0, 1])  # stride 1 and 2
+def test_depthwise_gradients_are_not_rounded_to_bf16(block):
+    convolution = build_model("efficientnet-b0").encoder.net._blocks[block]._depthwise_conv
+    image, gradients = torch.randn(2, convolution.in_channels, 9, 11).bfloat16(), []
+    for frames in (image, image.float()):
+        with torch.autocast("cpu", torch.bfloat16, enabled=frames is image):
+            result = convolution(frames)
+        assert result.dtype == frames.dtype
+        gradients.append(torch.autograd.grad(result.sum(), convolution.weight)[0])
+    assert torch.equal(*gradients)
+
+
 @pytest.mark.parametrize("name", ["efficientnet-b0", "efficient-unet-b0"])
 def test_options_reach_efficientnet_and_its_checkpoint_needs_no_network(name, monkeypatch, tmp_path):
     def offline(url):

@@ -129,7 +129,7 @@ def test_an_unfinished_training_of_another_recipe_starts_over(positive, tmp_path
     ("objective", "epochs", "least"), [(BCE_DICE, 6, 0.9), (PresenceHeadObjective("bce_dice"), 8, 0.85)]
 )
 def test_a_few_frames_are_learnt_by_heart(objective, epochs, least, frames, positive, tmp_path):
-    """In notebooks 2 and 8, which check what they reach, the other networks learn."""
+    """Notebooks 2 and 8 check that the other networks learn."""
     torch.manual_seed(0)
     network = build_model("unet", base_channels=8, presence_head=objective is not BCE_DICE)
     rows = positive(8).rows if objective is BCE_DICE else np.arange(24)
