@@ -180,15 +180,18 @@ def test_notebook_8_keeps_finished_networks(folder):
     assert (study / "r2unet" / "network.pt").exists()
 
 
+CURES = "inpainted,left out,random marks"
+
+
 def test_notebook_9_takes_frames_that_bear_calipers(folder, tmp_path):
     data = tmp_path / "marked"
     write_phantom(data, patients=8, frames_per_patient=6, test_frames=0, difficulty="easy", caliper_share=(0.6, 0.3))
     run_cells(NOTEBOOKS[0], data_dir=str(data))
-    marked = {"shortcut.marks_column": "calipers", "shortcut.caliper_scale": 1}
+    marked = {"shortcut.marks_column": "calipers", "shortcut.caliper_scale": 1, "shortcut.cures": CURES}
     run_cells(STUDIES[2], **marked)
     study = folder / STUDIES[2]
     table = pd.read_csv(study / "heldout.csv")
-    assert set(table["arm"]) == {"shortcut", "inpainted", "left out", "random marks"}
+    assert set(table["arm"]) == {"shortcut", *CURES.split(",")}
     calipers = pd.read_csv(data / "names.csv").set_index(["subject", "image"])["calipers"]
     frames = load_frames("tiny").index.set_index("row").loc[table["row"]]
     assert (table["marks"].to_numpy() == calipers[[*zip(frames["subject"], frames["image"], strict=True)]]).all()
