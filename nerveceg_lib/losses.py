@@ -10,7 +10,8 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from nerveceg_lib.runtime.errors import InputError, one_of
+from nerveceg_lib.runtime.errors import InputError
+from nerveceg_lib.runtime.parameters import find
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -134,8 +135,8 @@ SEGMENTATION_LOSSES: dict[str, Loss] = {
 
 
 def segmentation_loss(name: str) -> Loss:
-    """Return the loss called `name`. Raises InputError, which lists them, for an unknown name."""
-    return SEGMENTATION_LOSSES[one_of("loss", name, SEGMENTATION_LOSSES)]
+    """Return the loss called `name`, or "module:function" for one of your own, such as "my_losses:focal"."""
+    return find("loss", name, SEGMENTATION_LOSSES)
 
 
 def _tversky_index(logits, target, false_positive: float, false_negative: float, smooth: float) -> torch.Tensor:

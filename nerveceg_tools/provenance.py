@@ -68,9 +68,10 @@ def stamp(paths: Iterable[Path]) -> str:
 
 
 def library_hash() -> str:
-    """Return a hash of the code that shapes results: the library and the phantom."""
+    """Return a hash of the code that shapes results: the library, the phantom, and modules beside the notebooks."""
     root = Path(__file__).parent.parent
     files = [*(root / "nerveceg_lib").rglob("*.py"), *(root / "nerveceg_tools" / "phantom").rglob("*.py")]
+    files += (root / "notebooks").glob("*.py")  # networks and losses of the user's own
     return digest([path.read_text(encoding="utf-8") for path in sorted(files)])
 
 

@@ -215,11 +215,11 @@ def test_a_network_of_ones_own(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("vgg", {}, "model: expected one of .*'efficientnet-b4'.*'unet'.*or module:Class, found 'vgg'"),
+        ("vgg", {}, "model: expected one of .*'efficientnet-b4'.*'unet'.*or module:name, found 'vgg'"),
         ("efficientnet_b4", {}, r"found 'efficientnet_b4'; nearest: \['efficientnet-b4', "),
         ("no_such_file:Net", {}, "model: expected 'no_such_file:Net' to be importable.*No module named 'no_such_file'"),
-        ("json:Net", {}, "model: expected 'json:Net' to be importable as module:Class.*no attribute 'Net'"),
-        ("json:tool", {}, "model: expected 'json:tool' to be importable as module:Class, found"),
+        ("json:Net", {}, "model: expected 'json:Net' to be importable and callable.*no attribute 'Net'"),
+        ("json:tool", {}, "model: expected 'json:tool' to be importable and callable, found"),
         ("unet", {"colour": 3}, r"unet: unknown options \['colour'\], expected some of \['base_channels'"),
         ("efficientnet-b0", {"dropout": 1.0}, "dropout: expected 0 or more and below 1, found 1.0"),
         ("deep-residual-unet", {"shortcut": "none"}, "shortcut: expected one of .*'projection'.*found 'none'"),

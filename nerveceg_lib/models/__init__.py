@@ -1,8 +1,6 @@
 """The registry of networks: each one is built by name from plain options that fit into a JSON file."""
 
-import difflib
 import inspect
-import pkgutil
 from collections.abc import Callable, Mapping
 
 import yaml
@@ -12,6 +10,7 @@ from nerveceg_lib.models import unet
 from nerveceg_lib.models.classifiers import CLASSIFIERS
 from nerveceg_lib.models.efficient_unet import EFFICIENT_UNETS
 from nerveceg_lib.runtime.errors import InputError
+from nerveceg_lib.runtime.parameters import find
 
 SEGMENTERS: dict[str, Callable[..., nn.Module]] = {
     "unet": unet.unet,
@@ -28,7 +27,7 @@ def build_model(name: str, **options) -> nn.Module:
     """Build a network by name.
 
     Args:
-        name: a name in `CLASSIFIERS` or `SEGMENTERS`, or "module:Class" for a network of your own that Python can
+        name: a name in `CLASSIFIERS` or `SEGMENTERS`, or "module:class" for a network of your own that Python can
             import, such as "my_networks:TinyUNet" from `notebooks/my_networks.py`.
         options: what the network's builder takes, such as `base_channels`.
 
@@ -38,12 +37,12 @@ def build_model(name: str, **options) -> nn.Module:
     allowed = options_of(name)
     if unknown := sorted(set(options) - allowed):
         raise InputError(f"{name}: unknown options {unknown}, expected some of {sorted(allowed)}")
-    return _builder(name)(**options)
+    return find("model", name, NETWORKS)(**options)
 
 
 def options_of(name: str, networks: Mapping[str, Callable] = NETWORKS) -> set[str]:
     """Return the names of the options that network `name` takes. Raises InputError for a name not in `networks`."""
-    return set(inspect.signature(_builder(name, networks)).parameters)
+    return set(inspect.signature(find("model", name, networks)).parameters)
 
 
 def supported(name: str, networks: Mapping[str, Callable] = NETWORKS, **options) -> dict:
@@ -69,17 +68,3 @@ def parse_options(text: str) -> dict:
     if not complete:
         raise InputError(f'model_options: expected text like "dropout: 0.4, shortcut: projection", found {text!r}')
     return options
-
-
-def _builder(name: str, networks: Mapping[str, Callable] = NETWORKS) -> Callable[..., nn.Module]:
-    if name in networks:
-        return networks[name]
-    if ":" in name:
-        try:
-            builder = pkgutil.resolve_name(name)
-            inspect.signature(builder)  # raises TypeError for what cannot be called
-            return builder
-        except (ImportError, AttributeError, TypeError, ValueError) as error:
-            raise InputError(f"model: expected {name!r} to be importable as module:Class, found: {error}") from error
-    nearest = difflib.get_close_matches(name, networks, n=3, cutoff=0.0)
-    raise InputError(f"model: expected one of {sorted(networks)} or module:Class, found {name!r}; nearest: {nearest}")

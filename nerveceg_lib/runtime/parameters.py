@@ -1,7 +1,10 @@
 """Types and ranges of a notebook's parameters, whoever passes them: Jupyter, papermill, a profile, the command line."""
 
+import difflib
+import inspect
 import math
-from collections.abc import Mapping
+import pkgutil
+from collections.abc import Callable, Mapping
 
 from nerveceg_lib.runtime.errors import InputError
 
@@ -47,6 +50,25 @@ def typed(values: Mapping[str, object], defaults: Mapping[str, object]) -> dict[
     if mistakes := mistakes + out_of_range(converted):
         raise InputError("\n".join(mistakes))
     return converted
+
+
+def find(parameter: str, name: str, known: Mapping[str, Callable]) -> Callable:
+    """Return the network or loss called `name`: one of `known`, or "module:name" for what Python can import.
+
+    Raises InputError, which names the parameter and lists what is known, for any other name.
+    """
+    if name in known:
+        return known[name]
+    if ":" in name:
+        try:
+            imported = pkgutil.resolve_name(name)
+            inspect.signature(imported)  # raises TypeError for what cannot be called
+            return imported
+        except (ImportError, AttributeError, TypeError, ValueError) as error:
+            raise InputError(f"{parameter}: expected {name!r} to be importable and callable, found: {error}") from error
+    expected = f"expected one of {sorted(known)} or module:name"
+    nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.0)
+    raise InputError(f"{parameter}: {expected}, found {name!r}; nearest: {nearest}")
 
 
 def out_of_range(values: Mapping[str, object]) -> list[str]:
