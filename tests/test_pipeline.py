@@ -7,20 +7,23 @@ import sys
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from playwright.sync_api import expect
 
 from nerveceg_lib import rle
 from nerveceg_lib.data import io
 from nerveceg_lib.inference.submission import validate_submission
 from nerveceg_lib.runtime.errors import InputError
-from nerveceg_lib.runtime.folders import NOTEBOOKS
+from nerveceg_lib.runtime.folders import NOTEBOOKS, STUDIES
 from nerveceg_lib.runtime.io import read_json
 from nerveceg_tools.cli import main
 from nerveceg_tools.phantom import write_phantom
-from nerveceg_tools.run import NOTEBOOK_FOLDER
-from tests.cells import PROFILE, run_cells
+from nerveceg_tools.run import NOTEBOOK_FOLDER, parameterised
+from tests.browser import jupyterlab, run_notebook
+from tests.cells import PROFILE, TINY, run_cells
 from tests.conftest import REPOSITORY, SHARED
 
 pytestmark = pytest.mark.slow
@@ -102,6 +105,40 @@ def test_a_notebook_is_the_same_training_by_papermill_by_fit_and_in_two_processe
     pd.testing.assert_frame_equal(curves[0], curves[1])
     # the batches are the same, but each process's batch norm sees only its half of them
     np.testing.assert_allclose(curves[2]["loss"], curves[0]["loss"], rtol=0.1)
+
+
+EXPLORERS = {  # notebook: what is chosen, one after the other, by its place in a menu or by a key on a slider
+    NOTEBOOKS[4]: {"layer": 2, "frame": 1, "method": 6},  # before notebook 4, which would end without a gate
+    NOTEBOOKS[3]: {"threshold": "Home", "changed frame": 1, "rule": 1},
+    STUDIES[1]: {"frame": 1},
+    NOTEBOOKS[0]: {"patient": 1, "show": 1},
+}
+
+
+def test_explorers_draw_another_figure_in_jupyterlab(runs, tmp_path):
+    """Run each notebook up to its explorer, move every control, and wait for another figure."""
+    served = shutil.copytree(NOTEBOOK_FOLDER, tmp_path / "notebooks")
+    with jupyterlab(served) as page:
+        for notebook, choices in EXPLORERS.items():
+            short = parameterised(notebook, TINY)
+            end = next(number for number, cell in enumerate(short.cells) if "\nexplore(" in cell.source)
+            short.cells = short.cells[: end + 1]
+            nbformat.write(short, served / f"{notebook}.ipynb")
+            run_notebook(page, f"{notebook}.ipynb")
+            panel = page.locator(".jp-NotebookPanel:visible .jupyter-widgets", has=page.locator("img")).first
+            figure = panel.locator("img")
+            figure.wait_for(timeout=90_000)
+            for control, choice in choices.items():
+                before = figure.get_attribute("src")
+                if isinstance(choice, str):
+                    panel.locator(".widget-slider", has_text=control).locator(".noUi-handle").press(choice)
+                else:
+                    panel.get_by_label(control, exact=True).select_option(index=choice)
+                expect(figure).not_to_have_attribute("src", before, timeout=120_000)
+            page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
+        page.wait_for_timeout(1000)
+    stored = nbformat.read(served / f"{NOTEBOOKS[0]}.ipynb", 4).cells[-1].outputs[-1].data
+    assert stored["image/png"] and "application/vnd.jupyter.widget-view+json" in stored, "GitHub shows the figure"
 
 
 def test_what_was_made_of_other_data_is_refused(runs, tmp_path):
