@@ -57,7 +57,7 @@ check-python: setup
 test-python: setup
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder \
 		tests/test_every_network.py tests/test_interruption.py tests/test_pipeline.py tests/test_training.py \
-		tests/test_sweep.py tests/test_odd_data.py tests/test_storage.py tests/test_predict.py tests
+		tests/test_sweep.py tests/test_odd_data.py tests/test_storage.py tests/test_site.py tests/test_predict.py tests
 
 # every notebook reads what the ones before it wrote
 test-notebooks: setup

@@ -4,6 +4,7 @@ The sources are the files that GitHub shows, so Sphinx reads them from the root 
 """
 
 import inspect
+import os
 import pkgutil
 import shutil
 from pathlib import Path
@@ -12,11 +13,10 @@ from docutils.nodes import SkipNode
 from latex2mathml.converter import convert
 
 import nerveceg_lib
-from nerveceg_lib.runtime.folders import run_folder
 
 ROOT = Path(__file__).parents[1]
 API = ROOT / "docs" / "api"  # written by each build
-REPORT = run_folder("demo") / "report"
+REPORT = ROOT / os.environ.get("NERVECEG_RUNS", "runs") / "demo" / "report"
 LIBRARY = sorted(module.name for module in pkgutil.walk_packages(nerveceg_lib.__path__, "nerveceg_lib."))
 GUIDES = ["running", "reference", "results", "original", "contributing", "bad_input", "hard_to_break", "dependencies"]
 CONTENTS = {  # captions and pages of the navigation
