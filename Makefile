@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-FOR_TESTS := .[pretrained,test]
+FOR_TESTS := .[pretrained,test,docs]
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 # what notebooks write goes to a temporary folder
 NBVAL := runs=$$(mktemp -d) && trap 'rm -rf "$$runs"' EXIT && NERVECEG_RUNS="$$runs" \
@@ -12,7 +12,7 @@ export PYTHONUNBUFFERED := 1
 # set-up leaves byte code to whoever imports first; where nobody may write it, every kernel would compile for seconds
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo check check-python test test-types test-python test-notebooks test-studies torture audit bench notebooks clean
+.PHONY: setup demo check check-python test test-types test-python test-notebooks test-studies torture audit bench notebooks docs clean
 
 setup: $(VENV)/.installed-test
 
@@ -57,7 +57,7 @@ check-python: setup
 test-python: setup
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder \
 		tests/test_every_network.py tests/test_interruption.py tests/test_pipeline.py tests/test_training.py \
-		tests/test_sweep.py tests/test_odd_data.py tests/test_storage.py tests/test_predict.py tests
+		tests/test_sweep.py tests/test_odd_data.py tests/test_storage.py tests/test_site.py tests/test_predict.py tests
 
 # every notebook reads what the ones before it wrote
 test-notebooks: setup
@@ -93,5 +93,16 @@ notebooks: setup
 	$(BIN)/jupyter nbconvert --to notebook --coalesce-streams --inplace notebooks/*.ipynb
 	cp runs/demo/05_cnn_visualizations/pipeline.png docs/images/
 
+# The site of the pages, notebooks, docstrings and the demo's report. It is built anew, so that no old page stays.
+docs: setup runs/demo/report/index.html
+	rm -rf site build/docs
+	$(BIN)/python -m sphinx -W -q -c docs -d build/docs/doctrees . build/docs/site
+	mv build/docs/site site
+	@echo "look at it: site/index.html"
+
+runs/demo/report/index.html: | setup
+	$(BIN)/python -m nerveceg_tools run --resume
+	$(BIN)/python -m nerveceg_tools report demo
+
 clean:
-	rm -rf runs .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf runs site docs/api .pytest_cache .ruff_cache .mypy_cache .hypothesis

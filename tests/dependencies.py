@@ -9,8 +9,9 @@ HEAD = """# Dependencies and their licences
 
 These packages are installed by `make setup`, with the licence that each of them states. All licences are permissive,
 except for the Mozilla Public License 2.0 of certifi, fqdn, hypothesis, pathspec and tqdm: whoever distributes these
-packages has to offer their source code. Two things are not in the metadata: the wheel of opencv-python contains FFmpeg
-(LGPL 2.1) and Qt (LGPL 3) as separate libraries, and the CUDA builds of torch contain libraries under NVIDIA's terms.
+packages has to offer their source code. docutils also states the GPL, for a file for Emacs that is not in its
+wheel. Two things are not in the metadata: the wheel of opencv-python contains FFmpeg (LGPL 2.1) and Qt (LGPL 3) as
+separate libraries, and the CUDA builds of torch contain libraries under NVIDIA's terms.
 
 The versions are pinned in `constraints.txt`. `make bench`, `make torture` and `make audit` also install pycocotools
 (FreeBSD), atheris (Apache-2.0) and pip-audit (Apache-2.0).
@@ -47,5 +48,5 @@ def licence(name: str) -> str:
 
 
 if __name__ == "__main__":
-    packages = sorted(needed_by("nerveceg", ("pretrained", "test")) - {"nerveceg"})
+    packages = sorted(needed_by("nerveceg", ("pretrained", "test", "docs")) - {"nerveceg"})
     print(HEAD + "\n".join(f"| {name} | {licence(name)} |" for name in packages))

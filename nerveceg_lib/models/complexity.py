@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def layer_table(network: nn.Module, size: tuple[int, int]) -> pd.DataFrame:
-    """List what one frame (1, 1, *size) flows through, in order: `layer`, `type`, `output` shape, `parameters`.
+    """List what one frame (1, 1, h, w) flows through, in order: `layer`, `type`, `output` shape, `parameters`.
 
     The units of a `ModuleList` count as one layer each. Consecutive layers with the same output shape share a row.
     """
