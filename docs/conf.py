@@ -18,7 +18,17 @@ ROOT = Path(__file__).parents[1]
 API = ROOT / "docs" / "api"  # written by each build
 REPORT = ROOT / os.environ.get("NERVECEG_RUNS", "runs") / "demo" / "report"
 LIBRARY = sorted(module.name for module in pkgutil.walk_packages(nerveceg_lib.__path__, "nerveceg_lib."))
-GUIDES = ["running", "reference", "results", "original", "contributing", "bad_input", "hard_to_break", "dependencies"]
+GUIDES = [
+    "recipes",
+    "running",
+    "reference",
+    "results",
+    "original",
+    "contributing",
+    "bad_input",
+    "hard_to_break",
+    "dependencies",
+]
 CONTENTS = {  # captions and pages of the navigation
     "": ["Start <self>"],
     "Notebooks": [f"notebooks/{path.stem}" for path in sorted((ROOT / "notebooks").glob("*.ipynb"))],

@@ -11,6 +11,7 @@ import lightning as L
 import pandas as pd
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
@@ -35,6 +36,7 @@ def fit(
     metadata: dict,
     augment: Callable[[Batch], Batch] | None = None,
     resume: bool = False,
+    tensorboard: bool = False,
 ) -> pd.DataFrame:
     """Train `network` in place, leave it with the weights of its best validation epoch, and save them.
 
@@ -49,6 +51,7 @@ def fit(
         augment: random change of each training batch.
         resume: continue the interrupted training in this folder, or return the finished one, if everything that shapes
             it is the same; otherwise start from the beginning.
+        tensorboard: also write what is logged to a folder `tensorboard` beside the checkpoint.
 
     Returns the learning curves: `epoch`, `loss`, `val_loss`, `val_metric`. With several processes each of them calls
     this function; the first one writes files and messages. Raises InputError if loss or gradient is not finite.
@@ -70,12 +73,13 @@ def fit(
     channels_last(network)
     module = TrainingModule(network, objective, train_set, validation_set, config, augment)
     log = callbacks.EpochLog(objective.metric_name)
+    logger = TensorBoardLogger(folder, name="", version="tensorboard") if tensorboard else False
     # Lightning stores averaged weights in whole checkpoints only
     best = ModelCheckpoint(
         folder, "best", "val_metric", mode="max", save_weights_only=not config.ema_decay, enable_version_counter=False
     )
     try:
-        trainer = _trainer(config, [log, best, ModelCheckpoint(folder, "last", enable_version_counter=False)])
+        trainer = _trainer(config, logger, [log, best, ModelCheckpoint(folder, "last", enable_version_counter=False)])
         with storing(last):
             trainer.fit(module, ckpt_path=last if continues else None, weights_only=True)
     except MisconfigurationException as error:  # more devices than there are, or a notebook's kernel, which has one
@@ -92,7 +96,7 @@ def fit(
     return curves
 
 
-def _trainer(config: TrainingConfig, observers: list[Callback]) -> L.Trainer:
+def _trainer(config: TrainingConfig, logger: TensorBoardLogger | bool, observers: list[Callback]) -> L.Trainer:
     observers = [callbacks.ReproducibleSteps(config.seed), callbacks.StopAtNonFinite(), *observers]
     if config.patience:
         observers.append(EarlyStopping("val_metric", mode="max", patience=config.patience))
@@ -109,7 +113,7 @@ def _trainer(config: TrainingConfig, observers: list[Callback]) -> L.Trainer:
         use_distributed_sampler=False,
         plugins=[callbacks.WholeCheckpoints()],
         callbacks=observers,
-        logger=False,
+        logger=logger,
         deterministic="warn",
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -130,8 +130,7 @@ def parameter_groups(network: nn.Module, config: TrainingConfig) -> list[dict]:
     encoders = [module for module in network.modules() if isinstance(module, EfficientNetEncoder)]
     inside = dict.fromkeys(weight for encoder in encoders for weight in encoder.parameters())
     others = [weight for weight in network.parameters() if weight not in inside]
-    encoder_lr = config.lr * config.encoder_lr_factor
-    groups = [{"params": others, "lr": config.lr}, {"params": [*inside], "lr": encoder_lr}]
+    groups = [{"params": others, "lr": config.lr}, {"params": [*inside], "lr": config.lr * config.encoder_lr_factor}]
     return [group for group in groups if group["params"]]
 
 
