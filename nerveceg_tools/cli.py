@@ -95,10 +95,11 @@ def report(options: Namespace) -> None:
     examples:
       nerveceg report demo
       nerveceg report real --masks ultrasam.csv
+      nerveceg report best --against demo
     """
     from nerveceg_tools.report import write_report
 
-    print(f"wrote {write_report(options.run, options.masks)}")
+    print(f"wrote {write_report(options.run, options.masks, options.against)}")
 
 
 def predict(options: Namespace) -> None:
@@ -242,6 +243,7 @@ def _add_runs(commands) -> None:
     add = _command(commands, report)
     add("run", help="name of a run, such as demo")
     add("--masks", type=Path, nargs="+", default=[], help="tables of other systems' masks; see `import-masks`")
+    add("--against", default="", metavar="RUN", help="another run on the same data, to compare with frame by frame")
     add = _command(commands, explain)
     add("frame", type=Path, help="a frame (PNG, TIFF, JPEG, BMP) of any size")
     add("--run", default="demo", help="run whose networks are explained (default: demo)")

@@ -21,7 +21,7 @@ from nerveceg_tools.run import NOTEBOOK_FOLDER, REPOSITORY, parameterised, read_
 
 COMPETITION = "ultrasound-nerve-segmentation"
 ON_CPU = (NOTEBOOKS[0], NOTEBOOKS[5])  # GPU hours are rationed
-SOURCE = ("nerveceg_lib", "nerveceg_tools", "pyproject.toml", "README.md", "LICENSE")  # what the wheel is made of
+SOURCE = ("nerveceg_lib", "nerveceg_tools", "notebooks", "params", "pyproject.toml", "README.md", "LICENSE")
 
 
 def write_kernels(user: str, out: Path, profile: str, overrides: Mapping[str, object]) -> list[str]:
@@ -31,10 +31,15 @@ def write_kernels(user: str, out: Path, profile: str, overrides: Mapping[str, ob
     out: a new or empty folder.
     profile, overrides: the parameters, as for `run`.
 
-    Each kernel reads what the earlier ones wrote. Raises InputError for a user name that Kaggle does not give.
+    Each kernel reads what the earlier ones wrote. Raises InputError for a user name that Kaggle does not give, and
+    where the kit was installed without a clone.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]+", user):
         raise InputError(f"user: expected the name in your Kaggle profile's address, in small letters, found {user!r}")
+    if missing := [name for name in SOURCE if not (REPOSITORY / name).exists()]:
+        raise InputError(
+            f"kaggle: expected a clone, to build the package from; {REPOSITORY} lacks {', '.join(missing)}"
+        )
     values = resolve_parameters(profile, overrides)
     with storing(out), whole_folder(new_folder(out)) as folder:
         _write_package(user, folder / "package")

@@ -24,6 +24,7 @@ from nerveceg_lib.plots import PREDICTION, TRUTH
 from nerveceg_lib.runtime.errors import InputError
 from nerveceg_lib.runtime.folders import NOTEBOOKS, STUDIES, run_folder
 from nerveceg_lib.runtime.io import read_json, whole_folder
+from nerveceg_tools.compare import CHANGED, changed_frames, common_frames, score_table
 from nerveceg_tools.run import current_metrics
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -36,12 +37,14 @@ PICTURES = {  # the overview shows those that the run has
 OUTCOMES = {(1, 1): "found", (1, 0): "missed", (0, 1): "false mask", (0, 0): "left blank"}  # (has_nerve, keep)
 
 
-def write_report(run: str, others: Sequence[Path] = ()) -> Path:
+def write_report(run: str, others: Sequence[Path] = (), against: str = "") -> Path:
     """Write the site of `run` and return its index.html.
 
     others: tables of masks that `import-masks` wrote; they are scored on the same held-out frames.
+    against: another run to compare with, frame by frame.
 
-    Raises InputError for a run without executed notebooks, and for tables that lack a held-out frame.
+    Raises InputError for a run without executed notebooks, for tables that lack a held-out frame, and as
+    `common_frames` does.
     """
     from nbconvert import HTMLExporter  # a second to import
 
@@ -50,13 +53,15 @@ def write_report(run: str, others: Sequence[Path] = ()) -> Path:
     if not notebooks:
         raise InputError(f"run: expected one with executed notebooks, found none in {folder}; `run` executes them")
     pages = [(f"{path.stem}.html", path.stem.replace("_", " ").capitalize()) for path in notebooks]
+    both = common_frames(run, against) if against else None
     exporter = HTMLExporter(template_name="report", extra_template_basedirs=[str(TEMPLATES)])
     with whole_folder(folder / "report") as out:
         shutil.copy(TEMPLATES / "report" / "report.css", out)
         overview = exporter.environment.get_template("overview.html.j2")
-        (out / "index.html").write_text(
-            overview.render(run=run, pages=pages, **_overview(run, out, others)), encoding="utf-8"
-        )
+        content = _overview(run, out, others)
+        if both is not None:
+            content |= _comparison(both, run, against, out)
+        (out / "index.html").write_text(overview.render(run=run, pages=pages, **content), encoding="utf-8")
         for path, (file, title) in zip(notebooks, pages, strict=True):
             page = {"title": title, "run": run, "pages": pages, "here": file}
             notebook = _for_reading(nbformat.read(path, as_version=4), title, {file for file, _ in pages})
@@ -116,6 +121,27 @@ def _overview(run: str, out: Path, others: Sequence[Path]) -> dict:
     return content
 
 
+def _comparison(both: pd.DataFrame, run: str, other: str, out: Path) -> dict:
+    """Return what the overview shows of two runs: a table of scores and one of changed frames, with their pictures."""
+    scores, changed, cache = score_table(both, run, other), changed_frames(both), load_frames(run)
+    (out / "changed").mkdir()
+    pictures = []
+    for frame in changed.itertuples():
+        masks = (
+            rle.decode(frame.pixels if frame.keep else ""),
+            rle.decode(frame.pixels_other if frame.keep_other else ""),
+        )
+        file = f"changed/{frame.row}.jpg"
+        (out / file).write_bytes(_strip(cache.images[frame.row], cache.masks[frame.row], *masks))
+        pictures.append(f'<img src="{file}" alt="" loading="lazy">')
+    table = changed[["patient", "source", "score", "score_other", "gain"]].round(3)
+    table.columns = ["patient", "source", f"Dice, {run}", f"Dice, {other}", "difference"]
+    table.insert(0, f"frame, truth, {run}, {other}", pictures)
+    html = {"index": False, "border": 0, "classes": "figures"}
+    shown = {"scores": scores.to_html(**html), "changed": table.to_html(escape=False, **html)}
+    return {"against": shown | {"run": other, "frames": len(both), "number": len(changed), "least": CHANGED}}
+
+
 def _scores_of_others(paths: Sequence[Path], cache: FrameCache, frames: pd.DataFrame) -> str:
     """Return an HTML table of the scores of other systems' masks: as drawn, behind this run's gate and an oracle."""
     rows, has_nerve = [], frames["has_nerve"].to_numpy()
@@ -165,10 +191,11 @@ def _table(cache: FrameCache, frames: pd.DataFrame, out: Path) -> str:
     )  # fmt: skip
 
 
-def _strip(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> bytes:
-    """Return a JPEG that shows the image three times: plain, with the true outline and with the predicted one."""
-    panels = [cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) for _ in range(3)]
-    for panel, mask, colour in zip(panels[1:], (truth, prediction), (TRUTH, PREDICTION), strict=True):
+def _strip(image: np.ndarray, truth: np.ndarray, *predictions: np.ndarray) -> bytes:
+    """Return a JPEG that shows the image several times: plain, with the true outline, with each predicted one."""
+    panels = [cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) for _ in range(2 + len(predictions))]
+    colours = [TRUTH] + [PREDICTION] * len(predictions)
+    for panel, mask, colour in zip(panels[1:], (truth, *predictions), colours, strict=True):
         outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(panel, outlines, -1, tuple(bytes.fromhex(colour[1:])[::-1]), thickness=6)
     strip = cv2.resize(np.hstack(panels), None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)

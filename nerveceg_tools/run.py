@@ -27,9 +27,11 @@ from nerveceg_lib.runtime.io import UNFINISHED, clear_unfinished, matches, read_
 from nerveceg_lib.runtime.parameters import typed
 from nerveceg_tools.provenance import digest, library_hash, recorded, stamp
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-NOTEBOOK_FOLDER = REPOSITORY / "notebooks"
-PROFILES = REPOSITORY / "params"
+PACKAGE = Path(__file__).resolve().parent
+REPOSITORY = PACKAGE.parent
+SHIPPED = PACKAGE if (PACKAGE / "notebooks").exists() else REPOSITORY  # a wheel has them inside the package
+NOTEBOOK_FOLDER = SHIPPED / "notebooks"
+PROFILES = SHIPPED / "params"
 DEFAULTS = "demo"  # the profile that changes nothing: the notebooks' defaults are the demo
 NAMES = ("data", "classifier", "segmenter", "inference", "explain", "submission", "bias", "architectures", "shortcut")
 SECTIONS = dict(zip(NAMES, (*NOTEBOOKS, *STUDIES), strict=True))  # section of a profile -> notebook

@@ -84,21 +84,6 @@ def test_options_of_the_papers_are_reached_from_the_notebooks(folder):
 
 
 @slow
-def test_a_network_of_ones_own_goes_through_the_notebooks(folder, tmp_path, monkeypatch):
-    (tmp_path / "my_networks.py").write_text(
-        "from torch import nn\n\n\nclass Tiny(nn.Module):\n"
-        "    def __init__(self, width=4):\n        super().__init__()\n"
-        "        self.a, self.b = nn.Conv2d(1, width, 3, padding=1), nn.Conv2d(width, 1, 1)\n\n"
-        "    def forward(self, image):\n        return self.b(self.a(image).relu())\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    for notebook in (*NOTEBOOKS[1:4], NOTEBOOKS[5]):
-        run_cells(notebook, **{"segmenter.model": "my_networks:Tiny", "segmenter.model_options": "width: 3"})
-    assert read_json(folder / NOTEBOOKS[2] / "segmenter.json")["model"] == "my_networks:Tiny"
-    check_submission(folder)
-
-
-@slow
 def test_one_network_for_both_stages_goes_through_the_notebooks(folder):
     one = {"segmenter.model": "efficient-unet-lite0", "segmenter.pretrained": True, "segmenter.presence_head": True}
     one |= {"segmenter.encoder_lr_factor": 0.1, "inference.gate_from": "segmenter"}

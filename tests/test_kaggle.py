@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from nerveceg_lib.runtime import folders
 from nerveceg_lib.runtime.folders import NOTEBOOKS, STUDIES
 from nerveceg_tools import kaggle
 from nerveceg_tools.cli import main
-from tests.cells import TINY, run_cells
+from tests.cells import PROFILE, TINY, run_cells
 from tests.conftest import REPOSITORY
 
 
@@ -50,10 +51,38 @@ def test_the_package_is_a_wheel_with_all_that_the_notebooks_import(kernels):
     files = [path for package in ("nerveceg_lib", "nerveceg_tools") for path in (REPOSITORY / package).rglob("*.*")]
     wanted = {path.relative_to(REPOSITORY).as_posix() for path in files if "__pycache__" not in path.parts}
     assert wanted <= set(names)
+    shipped = [
+        path for name in ("notebooks", "params") for path in (REPOSITORY / name).rglob("*.[iyc]*") if path.is_file()
+    ]
+    shipped = [path for path in shipped if path.suffix in {".ipynb", ".yaml", ".csv", ".gz"}]
+    assert {f"nerveceg_tools/{path.relative_to(REPOSITORY).as_posix()}" for path in shipped} <= set(names)
     tables = {path.name for path in (out / "package" / "results").iterdir()}
     assert tables == {path.name for path in (REPOSITORY / "notebooks" / "results").iterdir()}
     create = f"kaggle datasets create -p {out / 'package'} --dir-mode zip"
     assert commands == [create, *(f"kaggle kernels push -p {out / notebook}" for notebook in NOTEBOOKS)]
+    for page in ("recipes", "running"):  # show the first two
+        text = (REPOSITORY / "docs" / f"{page}.md").read_text()
+        assert all(command.replace(str(out), "kernels") in text for command in commands[:2])
+
+
+@pytest.mark.slow
+def test_the_wheel_runs_in_an_empty_folder_without_a_clone(kernels, tmp_path):
+    (wheel,) = (kernels[0] / "package").glob("nerveceg-*.whl")
+    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "NERVECEG_RUNS"}
+    done = subprocess.run(
+        [sys.executable, "-m", "nerveceg_tools", "run", "--only", "01", "--profile", PROFILE],
+        cwd=empty, env=environment | {"PYTHONPATH": str(tmp_path / "installed")}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (empty / "runs" / "tiny" / f"{NOTEBOOKS[0]}.ipynb").exists() and [*empty.iterdir()] == [empty / "runs"]
+    done = subprocess.run(
+        [sys.executable, "-m", "nerveceg_tools", "kaggle", "jane", str(empty / "out")],
+        cwd=empty, env=environment | {"PYTHONPATH": str(tmp_path / "installed")}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2 and "kaggle: expected a clone" in done.stderr
 
 
 def test_mistakes(tmp_path, capsys):

@@ -12,8 +12,8 @@ from nerveceg_lib import rle
 from nerveceg_lib.data import cache, prepared, splits
 from nerveceg_lib.plots import PREDICTION, TRUTH
 from nerveceg_lib.runtime.folders import NOTEBOOKS, notebook_folder, run_folder
-from nerveceg_lib.runtime.io import write_csv, write_json
-from nerveceg_tools import report
+from nerveceg_lib.runtime.io import read_json, write_csv, write_json
+from nerveceg_tools import compare, report
 from nerveceg_tools.cli import main
 from nerveceg_tools.run import NOTEBOOK_FOLDER
 from tests.browser import opened
@@ -108,6 +108,32 @@ def test_links_lead_to_pages_and_formulas_are_drawn(site):
         assert page.url.endswith(f"{NOTEBOOKS[4]}.html") and page.locator("h1").first.inner_text().startswith("5 ·")
         page.locator("nav a", has_text="Overview").click()
         assert page.locator("h2", has_text="All held-out frames").count() == 1
+
+
+def test_two_runs_are_compared_frame_by_frame(site, root, capsys):
+    """The other run leaves a found frame blank (Dice 0.5 lost), and draws a mask better by 0.05, which is no change."""
+    _, heldout = site
+    other = shutil.copytree(run_folder("toy"), run_folder("other"))
+    worse, better = heldout.index[(heldout["has_nerve"] == 1) & heldout["keep"]][:2]
+    heldout.loc[worse, ["keep", "score"]] = False, 0.0
+    heldout.loc[better, ["score", "mask_dice"]] = 0.55
+    write_csv(other / NOTEBOOKS[3] / "heldout.csv", heldout)
+    both = compare.common_frames("toy", "other")
+    table = compare.score_table(both, "toy", "other").set_index("")
+    positive = (heldout["has_nerve"] == 1).sum()
+    assert table.loc["score", "difference"].startswith(f"{(0.5 - 0.05) / len(heldout):+.3f} (")
+    assert table.loc["TPR", "difference"].startswith(f"{1 / positive:+.3f} (")
+    assert table.loc["TNR", "difference"] == "+0.000 (+0.000 to +0.000)"
+    assert compare.changed_frames(both)[["row", "gain"]].values.tolist() == [[heldout.loc[worse, "row"], 0.5]]
+    assert main(["report", "toy", "--against", "other"]) == 0
+    with opened(run_folder("toy") / "report" / "index.html") as page:
+        assert page.locator("h3", has_text="1 frames changed").count() == 1
+        page.locator("img[src^='changed/']").scroll_into_view_if_needed()
+        page.wait_for_function("document.querySelector(\"img[src^='changed/']\").naturalWidth == 1160")
+    dataset = read_json(other / NOTEBOOKS[0] / "dataset.json")
+    write_json(other / NOTEBOOKS[0] / "dataset.json", dataset | {"digest": "of other frames"})
+    assert main(["report", "toy", "--against", "other"]) == 2
+    assert "--against: expected a run on the same frames and masks as toy, found other" in capsys.readouterr().err
 
 
 def test_outlines_lie_where_the_masks_are():

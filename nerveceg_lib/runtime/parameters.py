@@ -13,11 +13,11 @@ SMALLEST, LARGEST = 1e-12, 1e9
 RANGES = {  # least and greatest value of a number, by its name in the notebooks
     **dict.fromkeys(["patience", "fold", "heldout_part", "phantom_test_frames"], (0, LARGEST)),
     **dict.fromkeys(["epochs", "batch_size", "accumulate_grad_batches", "devices", "num_nodes"], (1, LARGEST)),
-    **dict.fromkeys(["base_channels", "num_frames", "num_steps", "phantom_patients", "phantom_frames"], (1, LARGEST)),
+    **dict.fromkeys(["base_channels", "num_frames", "phantom_patients", "phantom_frames"], (1, LARGEST)),
     **dict.fromkeys(["height", "width"], (32, 4096)),  # EfficientNet halves its input five times
     "lr": (SMALLEST, LARGEST),
     **dict.fromkeys(["seed", "split_seed"], (0, 2**32 - 1)),  # all that NumPy takes
-    "folds": (2, LARGEST),
+    **dict.fromkeys(["folds", "num_steps"], (2, LARGEST)),  # integrated gradients need two steps
     "heldout_share": (SMALLEST, 0.5 - SMALLEST),
     "similarity": (0, 1),
     "ema_decay": (0, 1 - SMALLEST),
