@@ -33,13 +33,20 @@ CONTENTS = {  # captions and pages of the navigation
     "": ["Start <self>"],
     "Notebooks": [f"notebooks/{path.stem}" for path in sorted((ROOT / "notebooks").glob("*.ipynb"))],
     "Guides": [f"docs/{name}" for name in GUIDES],
-    "Code": ["API <docs/api/index>", "Benchmarks <benchmarks/README>"],
+    "Code": ["API <docs/api/index>", "Benchmarks <benchmarks/README>", "Changes <CHANGELOG>"],
 }
 
 project, release, author = "NerveCeg", nerveceg_lib.__version__, "the NerveCeg contributors"
 root_doc = "README"
 exclude_patterns = [".*", "build", "data", "runs", "site"]  # large folders, which need not be searched
-include_patterns = ["README.md", "docs/*.md", "docs/api/*.rst", "benchmarks/README.md", "notebooks/*.ipynb"]
+include_patterns = [
+    "README.md",
+    "CHANGELOG.md",
+    "docs/*.md",
+    "docs/api/*.rst",
+    "benchmarks/README.md",
+    "notebooks/*.ipynb",
+]
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 nb_execution_mode = "off"
 myst_enable_extensions = ["dollarmath"]

@@ -63,10 +63,10 @@ def run(options: Namespace) -> int:
     score = metrics.get("04_two_stage_inference", {})
     if "score_low" in score:
         print("score:      {score:.3f} ({score_low:.3f} to {score_high:.3f}) on held-out patients".format(**score))
-        print("to compare: all masks empty {all_empty:.3f}, behind a perfect gate {oracle_gate:.3f}".format(**score))
+        print("in comparison: all masks empty {all_empty:.3f}, behind a perfect gate {oracle_gate:.3f}".format(**score))
         if "clean_score" in score:
-            print("clean frames: {clean_score:.3f} ({clean_score_low:.3f} to {clean_score_high:.3f})".format(**score))
-            print("to compare: all masks empty {clean_all_empty:.3f}".format(**score))
+            clean = "clean frames: {clean_score:.3f} ({clean_score_low:.3f} to {clean_score_high:.3f})"
+            print(f"{clean}, all masks empty {{clean_all_empty:.3f}}".format(**score))
         print(f"look at it: python -m nerveceg_tools report {folder.name}")
     if metrics.get("06_submission_rle", {}).get("rows"):  # data sets without test frames have nothing to submit
         print(f"submission: {folder / '06_submission_rle' / 'submission.csv'}")
@@ -100,6 +100,17 @@ def report(options: Namespace) -> None:
     from nerveceg_tools.report import write_report
 
     print(f"wrote {write_report(options.run, options.masks, options.against)}")
+
+
+def jupyter(options: Namespace) -> int:
+    """Open the notebooks of a run in JupyterLab, with the run's parameters.
+
+    examples:
+      nerveceg jupyter real
+    """
+    from nerveceg_tools.explore import open_run
+
+    return open_run(options.run)
 
 
 def predict(options: Namespace) -> None:
@@ -244,6 +255,7 @@ def _add_runs(commands) -> None:
     add("run", help="name of a run, such as demo")
     add("--masks", type=Path, nargs="+", default=[], help="tables of other systems' masks; see `import-masks`")
     add("--against", default="", metavar="RUN", help="another run on the same data, to compare with frame by frame")
+    _command(commands, jupyter)("run", help="name of a run, such as demo")
     add = _command(commands, explain)
     add("frame", type=Path, help="a frame (PNG, TIFF, JPEG, BMP) of any size")
     add("--run", default="demo", help="run whose networks are explained (default: demo)")

@@ -1,6 +1,7 @@
 """Explorers: menus and sliders that redraw a figure in Jupyter, and the figure alone where nobody can move them."""
 
 import os
+import subprocess
 import sys
 from base64 import b64encode
 from collections.abc import Callable
@@ -14,6 +15,9 @@ from IPython.display import clear_output, display
 from matplotlib.figure import Figure
 
 from nerveceg_lib import plots
+from nerveceg_lib.runtime.errors import InputError
+from nerveceg_lib.runtime.folders import artefact_root, run_folder
+from nerveceg_tools.run import NOTEBOOK_FOLDER
 
 Choices = list  # of values, or of (label, value)
 Slider = tuple[float, float, float, float]  # lowest, highest, step, first value
@@ -37,6 +41,22 @@ def explore(draw: Callable[..., Figure], path: Path, **controls: Choices | Slide
     for name, control in controls.items():
         values[name] = control[3] if isinstance(control, tuple) else labelled_choices(control, values)[0][1]
     plots.show(draw(**values), path)
+
+
+def open_run(run: str) -> int:
+    """Open the executed notebooks of a run in JupyterLab, with the run's parameters, and return its exit code.
+
+    Raises InputError for a run without executed notebooks.
+    """
+    folder = run_folder(run)
+    if not any(folder.glob("*.ipynb")):
+        raise InputError(f"run: expected one with executed notebooks, found none in {folder}; `run` executes them")
+    places = {
+        "NERVECEG_RUNS": str(artefact_root()),  # kernels work in the folder of their notebook
+        "NERVECEG_RESULTS": str(NOTEBOOK_FOLDER / "results"),
+        "PYTHONPATH": os.pathsep.join([str(NOTEBOOK_FOLDER), *sys.path]),  # networks and losses of one's own
+    }
+    return subprocess.run([sys.executable, "-m", "jupyterlab", str(folder)], env=os.environ | places).returncode
 
 
 def has_widgets() -> bool:

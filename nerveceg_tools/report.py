@@ -124,20 +124,10 @@ def _overview(run: str, out: Path, others: Sequence[Path]) -> dict:
 def _comparison(both: pd.DataFrame, run: str, other: str, out: Path) -> dict:
     """Return what the overview shows of two runs: a table of scores and one of changed frames, with their pictures."""
     scores, changed, cache = score_table(both, run, other), changed_frames(both), load_frames(run)
-    (out / "changed").mkdir()
-    pictures = []
-    for frame in changed.itertuples():
-        masks = (
-            rle.decode(frame.pixels if frame.keep else ""),
-            rle.decode(frame.pixels_other if frame.keep_other else ""),
-        )
-        file = f"changed/{frame.row}.jpg"
-        (out / file).write_bytes(_strip(cache.images[frame.row], cache.masks[frame.row], *masks))
-        pictures.append(f'<img src="{file}" alt="" loading="lazy">')
-    table = changed[["patient", "source", "score", "score_other", "gain"]].round(3)
+    table = changed[["patient", "source", "score", "score_other", "gain"]]
     table.columns = ["patient", "source", f"Dice, {run}", f"Dice, {other}", "difference"]
-    table.insert(0, f"frame, truth, {run}, {other}", pictures)
-    html = {"index": False, "border": 0, "classes": "figures"}
+    table.insert(0, f"frame, truth, {run}, {other}", _pictures(cache, changed, out / "changed", "", "_other"))
+    html = {"index": False, "border": 0, "classes": "figures", "float_format": "%.3f"}
     shown = {"scores": scores.to_html(**html), "changed": table.to_html(escape=False, **html)}
     return {"against": shown | {"run": other, "frames": len(both), "number": len(changed), "least": CHANGED}}
 
@@ -163,16 +153,9 @@ def _table(cache: FrameCache, frames: pd.DataFrame, out: Path) -> str:
     from itables.javascript import generate_init_offline_itables_html
     from itables.options import dt_bundle
 
-    (out / "frames").mkdir()
-    pictures = []
-    for frame in frames.itertuples():
-        file = f"frames/{frame.row}.jpg"
-        mask = rle.decode(frame.pixels if frame.keep else "")
-        (out / file).write_bytes(_strip(cache.images[frame.row], cache.masks[frame.row], mask))
-        pictures.append(f'<img src="{file}" alt="" loading="lazy">')
     table = pd.DataFrame(
         {
-            "frame, truth, prediction": pictures,
+            "frame, truth, prediction": _pictures(cache, frames, out / "frames", ""),
             "patient": frames["patient"],
             "source": frames["source"],
             "outcome": [OUTCOMES[n, int(k)] for n, k in zip(frames["has_nerve"], frames["keep"], strict=True)],
@@ -189,6 +172,18 @@ def _table(cache: FrameCache, frames: pd.DataFrame, out: Path) -> str:
         ordering={"indicators": False, "handler": True}, text_in_header_can_be_selected=False,
         classes="display compact", style="width:100%",
     )  # fmt: skip
+
+
+def _pictures(cache: FrameCache, frames: pd.DataFrame, folder: Path, *endings: str) -> list[str]:
+    """Write a picture per frame to `folder` and return their HTML. Each ending is that of a prediction's columns."""
+    folder.mkdir()
+    pictures = []
+    for frame in frames.to_dict("records"):
+        masks = [rle.decode(frame[f"pixels{ending}"] if frame[f"keep{ending}"] else "") for ending in endings]
+        picture = folder / f"{frame['row']}.jpg"
+        picture.write_bytes(_strip(cache.images[frame["row"]], cache.masks[frame["row"]], *masks))
+        pictures.append(f'<img src="{folder.name}/{picture.name}" alt="" loading="lazy">')
+    return pictures
 
 
 def _strip(image: np.ndarray, truth: np.ndarray, *predictions: np.ndarray) -> bytes:

@@ -15,7 +15,12 @@ from tests.conftest import REPOSITORY
 from tests.test_doctor import COMMANDS
 
 README, CONTRIBUTING = REPOSITORY / "README.md", REPOSITORY / "docs" / "contributing.md"
-PAGES = [README, *(REPOSITORY / "docs").glob("*.md"), REPOSITORY / "benchmarks" / "README.md"]
+PAGES = [
+    README,
+    REPOSITORY / "CHANGELOG.md",
+    *(REPOSITORY / "docs").glob("*.md"),
+    REPOSITORY / "benchmarks" / "README.md",
+]
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 FILES = [*PAGES, *NOTEBOOKS, *(REPOSITORY / "params").rglob("*.yaml")]
 HTML = r'(?:src|href)="([^"]+)"'

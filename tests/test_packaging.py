@@ -69,6 +69,7 @@ def test_floors_and_totals():
     for notebook in (REPOSITORY / "notebooks").glob("*.ipynb"):
         taken = set(re.findall(r"from nerveceg_tools\.(\w+)", notebook.read_text()))
         assert taken <= {"phantom", "explore"}, notebook
+        assert 'read_csv(\\"results' not in notebook.read_text(), f"{notebook}: there is `stored_results`"
     entries = {path.name for path in (REPOSITORY / "nerveceg_lib").iterdir()} - {"__pycache__"}
     assert len(entries) <= 12 and "torchvision" not in PINS, entries
     assert sum(map(code_lines, library)) <= 2800

@@ -5,6 +5,8 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import cv2
 import pandas as pd
@@ -56,7 +58,7 @@ def in_process(monkeypatch):
 
 
 @pytest.mark.slow
-def test_your_own_data(root, tmp_path, monkeypatch, in_process):
+def test_your_own_data_and_a_look_at_it(root, tmp_path, monkeypatch, capsys, in_process):
     write_phantom(tmp_path / "phantom", patients=6, frames_per_patient=4, test_frames=0, difficulty="easy")
     for path in (tmp_path / "phantom" / "train").glob("*.tif"):
         kind, patient = "masks" if "_mask" in path.stem else "scans", path.stem.split("_")[0]
@@ -68,6 +70,18 @@ def test_your_own_data(root, tmp_path, monkeypatch, in_process):
         assert main([places.get(word, word) for word in words]) == 0
     assert "Score" in (root / "mine" / "report" / "index.html").read_text()
     assert set(read_json(root / "mine" / "metrics.json")) == set(NOTEBOOKS)
+
+    (look,), code = commands("Look at a run in Jupyter"), blocks("Look at a run in Jupyter")[1]
+    started = mock.Mock(return_value=SimpleNamespace(returncode=0))
+    monkeypatch.setattr(subprocess, "run", started)
+    assert main(look) == 0
+    assert started.call_args.args[0][-2:] == ["jupyterlab", str(root / "mine")]
+    environment = started.call_args.kwargs["env"]
+    assert environment["NERVECEG_RUNS"] == str(root) and (Path(environment["NERVECEG_RESULTS"]) / "gates.csv").exists()
+    monkeypatch.chdir(root.parent)
+    exec(code, {})
+    out = capsys.readouterr().out.splitlines()[-2:]
+    assert [line.split()[0] for line in out] == ["out_of_fold", "heldout"] and 0 <= float(out[1].split()[1]) <= 1
 
 
 @pytest.mark.slow

@@ -117,5 +117,8 @@ def find_competition_data(data_dir: str) -> Path | None:
 
 
 def stored_results(name: str) -> Path:
-    """Return a table in `notebooks/results/`, which on Kaggle is in the attached data set. For use in notebooks."""
-    return next(KAGGLE_INPUT.glob(f"**/results/{name}"), Path("results") / name)
+    """Return a table in `notebooks/results/`, which on Kaggle is in the attached data set. For use in notebooks.
+
+    The environment variable NERVECEG_RESULTS names that folder for notebooks that are elsewhere.
+    """
+    return next(KAGGLE_INPUT.glob(f"**/results/{name}"), Path(os.environ.get("NERVECEG_RESULTS", "results")) / name)
