@@ -54,7 +54,8 @@ def open_run(run: str) -> int:
     places = {
         "NERVECEG_RUNS": str(artefact_root()),  # kernels work in the folder of their notebook
         "NERVECEG_RESULTS": str(NOTEBOOK_FOLDER / "results"),
-        "PYTHONPATH": os.pathsep.join([str(NOTEBOOK_FOLDER), *sys.path]),  # networks and losses of one's own
+        # networks and losses of one's own
+        "PYTHONPATH": os.pathsep.join([str(NOTEBOOK_FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])]),
     }
     return subprocess.run([sys.executable, "-m", "jupyterlab", str(folder)], env=os.environ | places).returncode
 

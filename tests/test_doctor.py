@@ -11,7 +11,7 @@ from nerveceg_tools import doctor
 from nerveceg_tools.cli import main
 from tests.conftest import REPOSITORY
 
-COMMANDS = ["run", "fit", "report", "sweep", "predict", "phantom", "kaggle", "doctor"]
+COMMANDS = ["run", "fit", "report", "jupyter", "sweep", "predict", "explain", "phantom", "kaggle", "doctor"]
 COMMANDS += ["import-frames", "import-masks", "import-bus-uclm", "import-usgra"]
 
 
