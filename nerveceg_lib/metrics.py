@@ -68,8 +68,8 @@ def patient_interval(
     the patients (Owen 2007, doi:10.1214/07-AOAS122); otherwise the interval holds for these trained networks only.
 
     Few patients vary less than the population they come from. The percentiles are therefore expanded as Student's t
-    is wider than the normal distribution (Hesterberg 2015, doi:10.1080/00031305.2015.1089789, section 3.3). Without
-    values both ends are NaN.
+    is wider than the normal distribution (Hesterberg 2015, doi:10.1080/00031305.2015.1089789, section 3.3). With fewer
+    than six patients the interval is Student's own, about the mean of the draws. Without values both ends are NaN.
     """
     if not len(values):
         return np.nan, np.nan
@@ -101,9 +101,12 @@ def _percentiles(values, patients: int, level: float) -> tuple[float, float]:
     from scipy.stats import norm, t  # half a second to import
 
     tail = (1 - level) / 2
-    if patients > 1:
-        tail = norm.cdf(t.ppf(tail, patients - 1) * np.sqrt(patients / (patients - 1)))
-    low, high = np.quantile(values, [tail, 1 - tail])
+    widening = (
+        t.ppf(1 - tail, patients - 1) * np.sqrt(patients / (patients - 1)) if patients > 1 else norm.ppf(1 - tail)
+    )
+    low, high = np.quantile(values, norm.cdf([-widening, widening]))
+    if patients < 6:  # few patients are often drawn alike, and no percentile lies beyond their extremes
+        low, high = np.mean(values) + np.array([-widening, widening]) * np.std(values)
     return float(low), float(high)
 
 

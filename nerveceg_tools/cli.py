@@ -6,6 +6,7 @@ quick and `doctor` works where packages are missing.
 
 import argparse
 import logging
+import os
 import signal
 import sys
 from argparse import Namespace
@@ -67,7 +68,7 @@ def run(options: Namespace) -> int:
         if "clean_score" in score:
             clean = "clean frames: {clean_score:.3f} ({clean_score_low:.3f} to {clean_score_high:.3f})"
             print(f"{clean}, all masks empty {{clean_all_empty:.3f}}".format(**score))
-        print(f"look at it: python -m nerveceg_tools report {folder.name}")
+        print(f"look at it: {os.path.relpath(sys.executable)} -m nerveceg_tools report {folder.name}")
     if metrics.get("06_submission_rle", {}).get("rows"):  # data sets without test frames have nothing to submit
         print(f"submission: {folder / '06_submission_rle' / 'submission.csv'}")
     return 0

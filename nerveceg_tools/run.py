@@ -246,6 +246,10 @@ def known_and_typed(values: Mapping[str, object], known: Mapping[str, object]) -
         mistakes.append(str(error))
     if mistakes:
         raise InputError("\n".join(mistakes))
+    if ":" not in str(converted.get("segmenter.loss", ":")):  # notebooks that train would be run before it is missed
+        from nerveceg_lib.losses import segmentation_loss  # imports torch
+
+        segmentation_loss(str(converted["segmenter.loss"]))
     return converted
 
 

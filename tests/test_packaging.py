@@ -72,7 +72,7 @@ def test_floors_and_totals():
         assert 'read_csv(\\"results' not in notebook.read_text(), f"{notebook}: there is `stored_results`"
     entries = {path.name for path in (REPOSITORY / "nerveceg_lib").iterdir()} - {"__pycache__"}
     assert len(entries) <= 12 and "torchvision" not in PINS, entries
-    assert sum(map(code_lines, library)) <= 2800
+    assert sum(map(code_lines, library)) <= 2800, "leave something out; see the house rules in docs/contributing.md"
     may_grow = [path for path in tools if re.search("import|explore", str(path.relative_to(REPOSITORY)))]
     assert sum(map(code_lines, tools)) - sum(map(code_lines, may_grow)) <= 1800
-    assert sum(len(path.read_text().splitlines()) for path in (REPOSITORY / "tests").rglob("*.py")) <= 5830
+    assert sum(len(path.read_text().splitlines()) for path in (REPOSITORY / "tests").rglob("*.py")) <= 5860

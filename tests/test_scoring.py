@@ -42,13 +42,18 @@ def test_interval_counts_patients_not_frames():
     assert frame_high - frame_low < 0.3 * (high - low)
 
 
+def test_interval_of_three_patients_is_students():
+    low, high = metrics.patient_interval(np.array([0.938, 0.947, 0.961]), np.arange(3), draws=20_000)
+    assert (low, high) == pytest.approx((0.9199, 0.9774), abs=0.001)  # 0.9487 -+ 4.303 * 0.01159 / sqrt(3)
+
+
 def test_interval_of_another_statistic_resamples_the_same_patients():
     patients, values = np.repeat(np.arange(12), 5), np.random.default_rng(2).normal(size=60)
     interval = metrics.resampled_interval(lambda rows: values[rows].mean(), patients)
     assert interval == pytest.approx(metrics.patient_interval(values, patients), abs=0.05)
 
 
-@pytest.mark.parametrize(("count", "seeds"), [(8, 1), (18, 1), (18, 12)])
+@pytest.mark.parametrize(("count", "seeds"), [(3, 1), (8, 1), (18, 1), (18, 12)])
 def test_interval_covers_the_truth_as_often_as_it_says(count, seeds):
     rng, hits = np.random.default_rng(1), 0
     patients, trainings = np.tile(np.repeat(np.arange(count), 4), seeds), np.repeat(np.arange(seeds), 4 * count)

@@ -80,8 +80,7 @@ class TrainingModule(L.LightningModule):
         super().__init__()
         self.network, self.objective, self.config, self.augment = network, objective, config, augment
         self.train_set, self.validation_set = train_set, validation_set
-        self.predictions: list[torch.Tensor] = []
-        self.targets: list[torch.Tensor] = []
+        self.validated: list[tuple[torch.Tensor, torch.Tensor]] = []  # predictions and targets of each batch
 
     def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
         batch = _channels_last(batch)
@@ -94,14 +93,12 @@ class TrainingModule(L.LightningModule):
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         batch = _channels_last(batch)
         self.log("val_loss", self.objective.loss(self.network, batch), batch_size=len(batch["image"]), sync_dist=True)
-        self.predictions.append(self.objective.predict(self.network, batch))
-        self.targets.append(batch[self.objective.target])
+        self.validated.append((self.objective.predict(self.network, batch), batch[self.objective.target]))
 
     def on_validation_epoch_end(self) -> None:
-        predictions, targets = (self._of_all_processes(torch.cat(v)) for v in (self.predictions, self.targets))
+        predictions, targets = (self._of_all_processes(torch.cat(v)) for v in zip(*self.validated, strict=True))
         self.log("val_metric", self.objective.metric(predictions, targets), sync_dist=True)
-        self.predictions.clear()
-        self.targets.clear()
+        self.validated.clear()
 
     def configure_optimizers(self):
         optimizer = torch.optim.AdamW(parameter_groups(self.network, self.config), weight_decay=0.0, fused=True)
