@@ -32,9 +32,7 @@ def common_frames(run: str, other: str) -> pd.DataFrame:
     predicted = ["subject", "image", "keep", "score", "mask_dice", "pixels"]
     both = first.merge(second[predicted], on=["subject", "image"], suffixes=("", "_other"))
     if both.empty:
-        raise InputError(
-            f"--against: expected a run that holds out some of the frames that {run} holds out, found {other}"
-        )
+        raise InputError(f"--against: expected a run that holds out frames that {run} holds out, found {other}")
     return both
 
 

@@ -17,7 +17,6 @@ from matplotlib.figure import Figure
 from nerveceg_lib import plots
 from nerveceg_lib.runtime.errors import InputError
 from nerveceg_lib.runtime.folders import artefact_root, run_folder
-from nerveceg_tools.run import NOTEBOOK_FOLDER
 
 Choices = list  # of values, or of (label, value)
 Slider = tuple[float, float, float, float]  # lowest, highest, step, first value
@@ -48,6 +47,8 @@ def open_run(run: str) -> int:
 
     Raises InputError for a run without executed notebooks.
     """
+    from nerveceg_tools.run import NOTEBOOK_FOLDER  # imports papermill, which notebooks need not wait for
+
     folder = run_folder(run)
     if not any(folder.glob("*.ipynb")):
         raise InputError(f"run: expected one with executed notebooks, found none in {folder}; `run` executes them")
@@ -63,13 +64,19 @@ def open_run(run: str) -> int:
 def has_widgets() -> bool:
     """Return whether this kernel belongs to a notebook that somebody has open, and not to a batch run."""
     name = os.environ.get("JPY_SESSION_NAME")  # JupyterLab and Jupyter Notebook name the open notebook
-    started_from_notebook = name is not None and psutil.Process().parent().environ().get("JPY_SESSION_NAME") == name
     return (
-        (name is not None and not started_from_notebook)
+        (name is not None and name != _environment_of_parent().get("JPY_SESSION_NAME"))  # else a cell started papermill
         or "google.colab" in sys.modules
         or os.environ.get("KAGGLE_KERNEL_RUN_TYPE") == "Interactive"
         or "__vsc_ipynb_file__" in getattr(get_ipython(), "user_ns", {})
     )
+
+
+def _environment_of_parent() -> dict[str, str]:
+    try:
+        return psutil.Process().parent().environ()
+    except (psutil.Error, AttributeError):  # of another user, or gone
+        return {}
 
 
 def labelled_choices(control: Choices | Callable[..., Choices], values: dict) -> list[tuple[str, object]]:

@@ -37,9 +37,7 @@ def write_kernels(user: str, out: Path, profile: str, overrides: Mapping[str, ob
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]+", user):
         raise InputError(f"user: expected the name in your Kaggle profile's address, in small letters, found {user!r}")
     if missing := [name for name in SOURCE if not (REPOSITORY / name).exists()]:
-        raise InputError(
-            f"kaggle: expected a clone, to build the package from; {REPOSITORY} lacks {', '.join(missing)}"
-        )
+        raise InputError(f"kaggle: expected a clone to build the package from, found {REPOSITORY} without {missing}")
     values = resolve_parameters(profile, overrides)
     with storing(out), whole_folder(new_folder(out)) as folder:
         _write_package(user, folder / "package")

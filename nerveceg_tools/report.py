@@ -8,6 +8,7 @@
 import re
 import shutil
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 
 import cv2
@@ -124,7 +125,7 @@ def _overview(run: str, out: Path, others: Sequence[Path]) -> dict:
 def _comparison(both: pd.DataFrame, run: str, other: str, out: Path) -> dict:
     """Return what the overview shows of two runs: a table of scores and one of changed frames, with their pictures."""
     scores, changed, cache = score_table(both, run, other), changed_frames(both), load_frames(run)
-    table = changed[["patient", "source", "score", "score_other", "gain"]]
+    table = _escaped(changed)[["patient", "source", "score", "score_other", "gain"]]
     table.columns = ["patient", "source", f"Dice, {run}", f"Dice, {other}", "difference"]
     table.insert(0, f"frame, truth, {run}, {other}", _pictures(cache, changed, out / "changed", "", "_other"))
     html = {"index": False, "border": 0, "classes": "figures", "float_format": "%.3f"}
@@ -156,8 +157,7 @@ def _table(cache: FrameCache, frames: pd.DataFrame, out: Path) -> str:
     table = pd.DataFrame(
         {
             "frame, truth, prediction": _pictures(cache, frames, out / "frames", ""),
-            "patient": frames["patient"],
-            "source": frames["source"],
+            **_escaped(frames)[["patient", "source"]],
             "outcome": [OUTCOMES[n, int(k)] for n, k in zip(frames["has_nerve"], frames["keep"], strict=True)],
             f"P({cache.target})": frames["probability"].astype(float).round(3),
             "Dice": frames["score"].astype(float).round(3),
@@ -172,6 +172,11 @@ def _table(cache: FrameCache, frames: pd.DataFrame, out: Path) -> str:
         ordering={"indicators": False, "handler": True}, text_in_header_can_be_selected=False,
         classes="display compact", style="width:100%",
     )  # fmt: skip
+
+
+def _escaped(frames: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of frames whose names, which are the user's, are safe to put into a page."""
+    return frames.assign(**{name: frames[name].astype(str).map(escape) for name in ("patient", "source")})
 
 
 def _pictures(cache: FrameCache, frames: pd.DataFrame, folder: Path, *endings: str) -> list[str]:

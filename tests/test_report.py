@@ -43,6 +43,7 @@ def site(root, phantom):
         ["row", "subject", "patient", "source", "image", "has_nerve"]
     ].reset_index(drop=True)
     heldout["keep"] = heldout.index % 3 > 0
+    heldout["source"] = "<b>" + heldout["source"]
     rows = heldout[["row", "has_nerve"]].to_numpy()
     masks = [np.roll(frames.masks[row] if nerve else frames.masks[0] | 1, SHIFT, 1) for row, nerve in rows]
     heldout["pixels"] = [rle.encode(mask) for mask in masks]
@@ -128,6 +129,7 @@ def test_two_runs_are_compared_frame_by_frame(site, root, capsys):
     assert main(["report", "toy", "--against", "other"]) == 0
     with opened(run_folder("toy") / "report" / "index.html") as page:
         assert page.locator("h3", has_text="1 frames changed").count() == 1
+        assert page.locator("td", has_text="<b>train/").count() and not page.locator("td b").count(), "names are text"
         page.locator("img[src^='changed/']").scroll_into_view_if_needed()
         page.wait_for_function("document.querySelector(\"img[src^='changed/']\").naturalWidth == 1160")
     dataset = read_json(other / NOTEBOOKS[0] / "dataset.json")
