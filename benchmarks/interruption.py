@@ -43,7 +43,6 @@ RESULTS = (
 READERS = {
     ".json": lambda path: json.loads(path.read_text()),
     ".csv": pd.read_csv,
-    ".parquet": pd.read_parquet,
     ".png": lambda path: Image.open(path).load(),
     ".tif": lambda path: Image.open(path).load(),
     ".npy": partial(np.load, mmap_mode="r"),

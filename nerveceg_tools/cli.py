@@ -108,10 +108,11 @@ def jupyter(options: Namespace) -> int:
 
     examples:
       nerveceg jupyter real
+      nerveceg jupyter real --no-browser --port 9999
     """
     from nerveceg_tools.explore import open_run
 
-    return open_run(options.run)
+    return open_run(options.run, options.jupyterlab)
 
 
 def predict(options: Namespace) -> None:
@@ -256,7 +257,9 @@ def _add_runs(commands) -> None:
     add("run", help="name of a run, such as demo")
     add("--masks", type=Path, nargs="+", default=[], help="tables of other systems' masks; see `import-masks`")
     add("--against", default="", metavar="RUN", help="another run on the same data, to compare with frame by frame")
-    _command(commands, jupyter)("run", help="name of a run, such as demo")
+    add = _command(commands, jupyter)
+    add("run", help="name of a run, such as demo")
+    add("jupyterlab", nargs=argparse.REMAINDER, metavar="...", help="options of JupyterLab")
     add = _command(commands, explain)
     add("frame", type=Path, help="a frame (PNG, TIFF, JPEG, BMP) of any size")
     add("--run", default="demo", help="run whose networks are explained (default: demo)")

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -42,10 +42,10 @@ def explore(draw: Callable[..., Figure], path: Path, **controls: Choices | Slide
     plots.show(draw(**values), path)
 
 
-def open_run(run: str) -> int:
+def open_run(run: str, options: Sequence[str] = ()) -> int:
     """Open the executed notebooks of a run in JupyterLab, with the run's parameters, and return its exit code.
 
-    Raises InputError for a run without executed notebooks.
+    options: JupyterLab's own, such as "--no-browser". Raises InputError for a run without executed notebooks.
     """
     from nerveceg_tools.run import NOTEBOOK_FOLDER  # imports papermill, which notebooks need not wait for
 
@@ -58,7 +58,8 @@ def open_run(run: str) -> int:
         # networks and losses of one's own
         "PYTHONPATH": os.pathsep.join([str(NOTEBOOK_FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])]),
     }
-    return subprocess.run([sys.executable, "-m", "jupyterlab", str(folder)], env=os.environ | places).returncode
+    command = [sys.executable, "-m", "jupyterlab", str(folder), *options]
+    return subprocess.run(command, env=os.environ | places).returncode
 
 
 def has_widgets() -> bool:

@@ -3,11 +3,12 @@
 import difflib
 import linecache
 import os
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing, redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest import mock
 
@@ -24,7 +25,8 @@ from nerveceg_lib.runtime import folders
 from nerveceg_lib.runtime.errors import InputError, one_of
 from nerveceg_lib.runtime.folders import NOTEBOOKS, STUDIES, artefact_root, run_folder, show
 from nerveceg_lib.runtime.io import UNFINISHED, clear_unfinished, matches, read_json, storing, write_json
-from nerveceg_lib.runtime.parameters import typed
+from nerveceg_lib.runtime.parameters import find, typed
+from nerveceg_tools.progress import RunBar
 from nerveceg_tools.provenance import digest, library_hash, recorded, stamp
 
 PACKAGE = Path(__file__).resolve().parent
@@ -79,24 +81,28 @@ def run(profile: str, overrides: Mapping[str, object], only: str, resume: bool, 
 
 
 def _run_notebooks(notebooks: list[str], values: dict, folder: Path, resume: bool, verbosity: int) -> None:
-    for number, notebook in enumerate(notebooks, start=1):
-        title = f"[{number}/{len(notebooks)}] {notebook}"
-        state = _state(notebook, values)
-        if resume and matches(folder / notebook / "done.json", _done(notebook, values, state)):
-            print(f"{title}: done before, skipped", flush=True)
-            continue
-        print(title, flush=True)
-        start = time.monotonic()
-        # what was begun with other code, parameters or inputs is not continued
-        interrupted = {"resume": resume and matches(folder / notebook / "started.json", state)}
-        if notebook in TRAINED and int(str(values["devices"])) > 1:
-            _fit_on_devices(SECTION_OF[notebook], values | interrupted, verbosity)
-            interrupted = {"resume": True}  # the notebook reads the network that is finished
-        _mark_started(folder / notebook, state)
-        _execute(notebook, values | interrupted, folder / f"{notebook}.ipynb", verbosity)
-        (folder / notebook / "started.json").unlink()
-        write_json(folder / notebook / "done.json", _done(notebook, values, state))
-        print(f"{title}: done in {time.monotonic() - start:.0f} s", flush=True)
+    epochs = {notebook: int(str(values[f"{SECTION_OF[notebook]}.epochs"])) for notebook in TRAINED}
+    steps = {notebook: 1 + epochs.get(notebook, 0) for notebook in notebooks}
+    with closing(RunBar(steps, visible=sys.stderr.isatty() and verbosity >= 0)) as bar:
+        for number, notebook in enumerate(notebooks, start=1):
+            title = f"[{number}/{len(notebooks)}] {notebook}"
+            state = _state(notebook, values)
+            if resume and matches(folder / notebook / "done.json", _done(notebook, values, state)):
+                bar.skip(notebook)
+                bar.write(f"{title}: done before, skipped\n")
+                continue
+            bar.write(f"{title}\n")
+            start = time.monotonic()
+            # what was begun with other code, parameters or inputs is not continued
+            interrupted = {"resume": resume and matches(folder / notebook / "started.json", state)}
+            if notebook in TRAINED and int(str(values["devices"])) > 1:
+                _fit_on_devices(SECTION_OF[notebook], values | interrupted, verbosity)
+                interrupted = {"resume": True}  # the notebook reads the network that is finished
+            _mark_started(folder / notebook, state)
+            _execute(notebook, values | interrupted, folder / f"{notebook}.ipynb", verbosity, bar)
+            (folder / notebook / "started.json").unlink()
+            write_json(folder / notebook / "done.json", _done(notebook, values, state))
+            bar.write(f"{title}: done in {time.monotonic() - start:.0f} s{bar.finish(notebook)}\n")
     write_json(folder / "metrics.json", current_metrics(folder))
 
 
@@ -246,11 +252,22 @@ def known_and_typed(values: Mapping[str, object], known: Mapping[str, object]) -
         mistakes.append(str(error))
     if mistakes:
         raise InputError("\n".join(mistakes))
-    if ":" not in str(converted.get("segmenter.loss", ":")):  # notebooks that train would be run before it is missed
-        from nerveceg_lib.losses import segmentation_loss  # imports torch
-
-        segmentation_loss(str(converted["segmenter.loss"]))
+    _check_importable(converted)
     return converted
+
+
+def _check_importable(values: Mapping[str, object]) -> None:
+    """Raise InputError for a network or loss that nobody defines: the notebooks before it would run for nothing."""
+    if not {"classifier.model", "segmenter.model", "segmenter.loss"} & set(values):
+        return  # the next lines import torch
+    from nerveceg_lib.losses import SEGMENTATION_LOSSES
+    from nerveceg_lib.models import CLASSIFIERS, SEGMENTERS
+
+    known: dict[str, Mapping[str, Callable]]
+    known = {"classifier.model": CLASSIFIERS, "segmenter.model": SEGMENTERS, "segmenter.loss": SEGMENTATION_LOSSES}
+    with mock.patch.object(sys, "path", [str(NOTEBOOK_FOLDER), *sys.path]):  # where kernels find networks of one's own
+        for name in set(known) & set(values):
+            find(name, str(values[name]), known[name])
 
 
 def _nearest(name: str, known: Mapping[str, object]) -> str:
@@ -350,7 +367,7 @@ def current_metrics(folder: Path) -> dict[str, dict]:
     return metrics
 
 
-def _execute(notebook: str, values: dict, output: Path, verbosity: int) -> None:
+def _execute(notebook: str, values: dict, output: Path, verbosity: int, bar: RunBar) -> None:
     unfinished = output.with_name(UNFINISHED + output.name)  # papermill writes it again after each cell
     try:
         with storing(output):
@@ -359,8 +376,8 @@ def _execute(notebook: str, values: dict, output: Path, verbosity: int) -> None:
                 unfinished,
                 notebook_values(notebook, values),
                 cwd=NOTEBOOK_FOLDER,
-                progress_bar=sys.stderr.isatty() and verbosity >= 0,
-                stdout_file=sys.stdout if verbosity >= 0 else None,
+                progress_bar=False,
+                stdout_file=bar if verbosity >= 0 else None,
                 stderr_file=sys.stderr if verbosity >= 0 else None,
                 kernel_name="python3",
                 extra_arguments=["--log-level=CRITICAL"],  # else a kernel reports its socket and interruptions
@@ -371,6 +388,8 @@ def _execute(notebook: str, values: dict, output: Path, verbosity: int) -> None:
         if error.ename == "KeyboardInterrupt":
             raise KeyboardInterrupt from error
         where = f"{notebook}, cell {error.cell_index + 1}"
+        for file, line in re.findall(r"notebooks/(\w+\.py):(\d+)", "\n".join(error.traceback))[-1:]:
+            where += f", {file}, line {line}"  # a network or loss of the user's own
         message = f"{where}: {error.ename}: {error.evalue}\n  executed notebook: {show(output)}"
         raise (InputError if error.ename == "InputError" else NotebookFailed)(message) from error
     except DeadKernelError as error:

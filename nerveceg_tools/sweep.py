@@ -1,6 +1,6 @@
 """Run a grid of parameters on Dask workers: each combination is a run of its own.
 
-<root>/<name>/results.csv, .parquet   one row per combination: parameters, run, status, error, seconds, metrics
+<root>/<name>/results.csv             one row per combination: parameters, run, status, error, seconds, metrics
 <root>/<name>/results.png             a chart of the main metric
 <root>/<name>-<values>/               the run of one combination, with its log.txt
 """
@@ -24,7 +24,11 @@ from nerveceg_tools.provenance import digest
 
 KEYS = {"name": str, "profile": str, "only": str, "fixed": dict, "grid": dict}
 REPEATS = ("seed", "fold")  # the chart draws these as further dots of the same combination
-METRICS = ("inference.score", "segmenter.dice_positive", "classifier.auroc")  # the chart draws the first one it finds
+METRICS = {  # the chart draws the first one it finds
+    "inference.score": "score of held-out frames",
+    "segmenter.dice_positive": "mean Dice of held-out frames with a nerve",
+    "classifier.auroc": "AUROC of the classifier",
+}
 
 _output = threading.Lock()  # sys.stdout belongs to the process: a worker with threads runs one combination at a time
 
@@ -138,29 +142,38 @@ def run_point(sweep: Sweep, point: dict[str, object], root: Path) -> dict[str, o
 
 def _write(folder: Path, table: pd.DataFrame, swept: list[str]) -> None:
     write_csv(folder / "results.csv", table)
-    write_atomically(folder / "results.parquet", lambda path: table.to_parquet(path, index=False))
     numbers = [name for name in table.select_dtypes("number") if "." in name and name not in swept]
     if drawn := next((name for name in (*METRICS, *numbers) if name in numbers), ""):
         by = [name for name in swept if name not in REPEATS]
-        _draw(folder / "results.png", table[table[drawn].notna()], drawn, by)
+        _draw(folder / "results.png", table, drawn, by)
 
 
 def _draw(path: Path, table: pd.DataFrame, drawn: str, by: list[str]) -> None:
-    """Plot a line per combination of the parameters `by`, the best on top: a dot per run and a bar at their mean."""
+    """Plot a line per combination of the parameters `by`, the best on top: a dot per run and a bar at their mean.
+
+    Grey lines join the runs of one seed and fold, which can be compared with each other. The title counts the runs
+    without a figure.
+    """
     import matplotlib.pyplot as plt
 
     from nerveceg_lib import plots
 
+    label, failed = METRICS.get(drawn, drawn), int(table[drawn].isna().sum())
+    table = table[table[drawn].notna()]
     names = table[by].astype(str).agg(", ".join, axis=1) if by else pd.Series("all", index=table.index)
     means = table[drawn].groupby(names).mean().sort_values()
     plots.use_style()
     figure, axis = plt.subplots(figsize=(7, 0.35 * len(means) + 1.2))
     rows = names.map({name: row for row, name in enumerate(means.index)})
+    if repeats := [name for name in REPEATS if name in table]:
+        for _, alike in table.assign(row=rows).sort_values("row").groupby(repeats):
+            axis.plot(alike[drawn], alike["row"], color="lightgrey", linewidth=1)
     axis.plot(table[drawn], rows, "o", color=plots.PREDICTION, alpha=0.7, label="run")
     axis.plot(means, range(len(means)), "|", color="black", markersize=14, markeredgewidth=2, label="mean")
     axis.set_yticks(range(len(means)), means.index)
-    axis.set(xlabel=drawn, ylim=(-0.6, len(means) - 0.4))
-    axis.set_title("\n".join([f"{drawn} of {len(table)} runs", *([f"by {', '.join(by)}"] if by else [])]))
+    axis.set(xlabel=label, ylim=(-0.6, len(means) - 0.4))
+    title = f"{len(table)} runs" + (f" by {', '.join(by)}" if by else "") + (f", {failed} failed" if failed else "")
+    axis.set_title(title)
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     write_atomically(path, figure.savefig)
     plt.close(figure)

@@ -21,7 +21,7 @@ from nerveceg_lib.data import io, prepared
 from nerveceg_lib.data.cache import open_cache
 from nerveceg_lib.data.splits import split_fold
 from nerveceg_lib.inference.submission import write_submission
-from nerveceg_lib.models import SEGMENTERS, build_model, supported
+from nerveceg_lib.models import build_model
 from nerveceg_lib.models.checkpoints import load_checkpoint, save_checkpoint
 from nerveceg_lib.runtime.errors import InputError
 from nerveceg_lib.runtime.folders import NOTEBOOKS, find_competition_data, notebook_folder, run_folder
@@ -294,7 +294,9 @@ CASES |= {
     "parameter: out of range": lambda data: TrainingConfig(epochs=0, batch_size=1, lr=0.1),
     "parameter: several out of range": lambda data: run.resolve_parameters("demo", {"seed": 2**33, "bias.height": "1"}),
     "parameter: strategy that does not exist": lambda data: TrainingConfig(1, 1, 0.1, strategy="dpp"),
-    "parameter: a classifier for the segmenter": lambda data: supported("resnet18", SEGMENTERS),
+    "parameter: a classifier for the segmenter": lambda data: run.resolve_parameters(
+        "demo", {"segmenter.model": "resnet18"}
+    ),
     "parameter: of a notebook that does not run": lambda data: run.run("demo", {"segmenter.epochs": 50}, "04", False),
     "parameter: fold that does not exist": lambda data: split_fold(TWO_FOLDS, fold=9),
     "parameter: run name with a path in it": lambda data: run_folder("../out"),

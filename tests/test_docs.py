@@ -70,7 +70,9 @@ def test_commands_are_understood(path):
             continue
         options = parser().parse_args(words)
         if hasattr(options, "overrides"):
-            resolve_parameters(options.profile, dict(options.overrides))
+            readers_own = {name for name, value in options.overrides if value.startswith("my_")}
+            values = {name: value for name, value in options.overrides if name not in readers_own}
+            resolve_parameters(options.profile, values)
         if hasattr(options, "grid") and options.grid.parts[0] == "params":
             read_sweep(REPOSITORY / options.grid)
 

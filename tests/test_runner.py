@@ -1,6 +1,7 @@
 """Parameters, profiles, markers and failures of the notebook runner; it executes small stand-in notebooks."""
 
 import importlib.metadata
+import io
 import json
 import os
 import platform
@@ -17,6 +18,7 @@ from nerveceg_lib.runtime.folders import NOTEBOOKS, STUDIES, find_competition_da
 from nerveceg_lib.runtime.parameters import check_parameters
 from nerveceg_tools import run
 from nerveceg_tools.cli import main
+from nerveceg_tools.progress import RunBar
 from tests.conftest import REPOSITORY
 
 PARAMETERS = """\
@@ -25,6 +27,7 @@ data_dir: str = "auto"
 resume: bool = False
 devices: int = 1
 limit: int = 3
+epochs: int = 3
 share: float = 0.5
 flip: bool = False
 """
@@ -120,6 +123,20 @@ def test_quiet_and_verbose(notebooks, monkeypatch, capfd, flags, printed):
     assert {words for words in ("to read", "progress", "of a library") if words in output} == printed
 
 
+def test_one_bar_counts_epochs_and_notebooks(monkeypatch, capsys):
+    seconds, terminal = [0.0], io.StringIO()
+    monkeypatch.setattr("tqdm.std.time", lambda: seconds[-1])
+    monkeypatch.setattr(sys, "stderr", terminal)
+    bar = RunBar({"01": 1, "02": 4, "03": 4, "04": 1}, visible=True)
+    bar.skip("01")
+    seconds.append(30)
+    bar.write("epoch 1/3  loss 1\n")  # one of nine steps
+    assert "11% |" in terminal.getvalue() and "| 00:30 passed, about 04:00 left" in terminal.getvalue()
+    seconds.append(40)
+    assert [bar.finish(notebook) for notebook in ("02", "03", "04")] == [", about 50 s left", ", about 5 s left", ""]
+    assert capsys.readouterr().out == "epoch 1/3  loss 1\n"
+
+
 def test_two_runs_into_one_folder_are_refused_by_a_lock_that_no_crash_leaves_behind(notebooks, root):
     (root / "demo").mkdir(parents=True)
     holder = "import sys, time; from filelock import FileLock\n"
@@ -153,12 +170,14 @@ def test_a_run_keeps_what_it_takes_to_repeat_it(notebooks, root, monkeypatch):
     ("code", "exit_code", "message"),
     [
         ("raise ValueError('the sky fell')", 1, "failed: 02_classifier_training, cell 4: ValueError: the sky fell"),
+        ("import mine\nmine.fall()", 1, "02_classifier_training, cell 4, mine.py, line 3: ValueError: no sky"),
         ("from nerveceg_lib.runtime.errors import InputError\nraise InputError('a.tif: broken')", 2, "a.tif: broken"),
         ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", 1, "02_classifier_training: the kernel died"),
     ],
 )
 def test_a_failure_is_named_and_stops_the_run(notebooks, root, capsys, code, exit_code, message):
     spoil(notebooks, NOTEBOOKS[1], code)
+    (notebooks / "mine.py").write_text("import math\ndef fall():\n    raise ValueError('no sky')\n")
     assert main(["run", "--only", "01,02,03"]) == exit_code
     assert message in capsys.readouterr().err
     assert [(root / "demo" / notebook / "done.json").exists() for notebook in NOTEBOOKS[:2]] == [True, False]

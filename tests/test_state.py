@@ -23,7 +23,7 @@ ALL = "01,02,03,04,06"  # no notebook reads what notebook 5 writes
 TRAINED = {"classifier": NOTEBOOKS[1], "segmenter": NOTEBOOKS[2]}
 
 
-def execute(notebook, values, output, verbosity):
+def execute(notebook, values, output, verbosity, bar):
     """Stand in for papermill, whose kernels take most of the time."""
     run_cells(notebook, **values)
     shutil.copy(run.NOTEBOOK_FOLDER / f"{notebook}.ipynb", output)

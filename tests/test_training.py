@@ -200,6 +200,12 @@ def test_what_is_not_finite_stops_the_training_and_names_the_frames(name, positi
     assert kept["epoch"] == 0 and kept["state_dict"]["network.weight"].isfinite().all()
 
 
+def test_a_loss_that_forgets_its_mean_is_refused(positive, tmp_path, monkeypatch):
+    monkeypatch.setitem(losses.SEGMENTATION_LOSSES, "forgetful", lambda logits, target: (logits - target).mean(3))
+    with pytest.raises(InputError, match=r"loss: expected one number per batch, such as a mean, found shape \(2, 1"):
+        train(small_unet(), positive(6), tmp_path, SegmentationObjective("forgetful"), batch_size=2)
+
+
 @pytest.fixture
 def scripted(monkeypatch, positive, tmp_path):
     """Return a function that trains one step per epoch, with given validation figures."""

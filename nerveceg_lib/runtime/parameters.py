@@ -1,12 +1,11 @@
 """Types and ranges of a notebook's parameters, whoever passes them: Jupyter, papermill, a profile, the command line."""
 
-import difflib
 import inspect
 import math
 import pkgutil
 from collections.abc import Callable, Mapping
 
-from nerveceg_lib.runtime.errors import InputError
+from nerveceg_lib.runtime.errors import InputError, one_of
 
 TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 SMALLEST, LARGEST = 1e-12, 1e9
@@ -66,9 +65,7 @@ def find(parameter: str, name: str, known: Mapping[str, Callable]) -> Callable:
             return imported
         except (ImportError, AttributeError, TypeError, ValueError) as error:
             raise InputError(f"{parameter}: expected {name!r} to be importable and callable, found: {error}") from error
-    expected = f"expected one of {sorted(known)} or module:name"
-    nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.0)
-    raise InputError(f"{parameter}: {expected}, found {name!r}; nearest: {nearest}")
+    return known[one_of(parameter, name, [*sorted(known), "module:name"])]
 
 
 def out_of_range(values: Mapping[str, object]) -> list[str]:

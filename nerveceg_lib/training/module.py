@@ -87,6 +87,8 @@ class TrainingModule(L.LightningModule):
         if self.augment:
             batch = self.augment(batch)
         loss = self.objective.loss(self.network, batch)
+        if loss.ndim:
+            raise InputError(f"loss: expected one number per batch, such as a mean, found shape {tuple(loss.shape)}")
         self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["image"]), sync_dist=True)
         return loss
 
