@@ -64,7 +64,7 @@ def run(options: Namespace) -> int:
     score = metrics.get("04_two_stage_inference", {})
     if "score_low" in score:
         print("score:      {score:.3f} ({score_low:.3f} to {score_high:.3f}) on held-out patients".format(**score))
-        print("in comparison: all masks empty {all_empty:.3f}, behind a perfect gate {oracle_gate:.3f}".format(**score))
+        print("in comparison: all masks empty {all_empty:.3f}, behind an oracle gate {oracle_gate:.3f}".format(**score))
         if "clean_score" in score:
             clean = "clean frames: {clean_score:.3f} ({clean_score_low:.3f} to {clean_score_high:.3f})"
             print(f"{clean}, all masks empty {{clean_all_empty:.3f}}".format(**score))

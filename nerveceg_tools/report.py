@@ -21,6 +21,7 @@ from nerveceg_lib.data.cache import FrameCache
 from nerveceg_lib.data.io import read_other_masks
 from nerveceg_lib.data.prepared import describe_dataset, load_frames
 from nerveceg_lib.inference.gate import load_gate
+from nerveceg_lib.inference.two_stage import MASK_EVIDENCE
 from nerveceg_lib.plots import PREDICTION, TRUTH
 from nerveceg_lib.runtime.errors import InputError
 from nerveceg_lib.runtime.folders import NOTEBOOKS, STUDIES, run_folder
@@ -111,13 +112,16 @@ def _overview(run: str, out: Path, others: Sequence[Path]) -> dict:
             content["pictures"].append((name, caption))
     content["metrics"] = current_metrics(folder)
     if (path := folder / NOTEBOOKS[3] / "heldout.csv").exists():
-        load_gate(run)  # raises an error if frames or networks have changed since notebook 4 ran
-        frames = pd.read_csv(path, keep_default_na=False)
+        gate, *_ = load_gate(run)  # raises an error if frames or networks have changed since notebook 4 ran
+        frames = pd.read_csv(path, keep_default_na=False, na_values=dict.fromkeys(MASK_EVIDENCE, ""))
         has_nerve, keep = frames["has_nerve"].to_numpy(), frames["keep"].to_numpy(bool)
+        frames["probability"] = gate.probability(frames)
+        frames["outcome"] = [OUTCOMES[n, int(k)] for n, k in zip(has_nerve, keep, strict=True)]
+        lost = (1 - frames["score"]).groupby(frames["outcome"]).sum() * 100 / len(frames)
         parts = metrics.score_parts(has_nerve, frames["mask_dice"].to_numpy(), keep)
         low, high = metrics.patient_interval(frames["score"].to_numpy(), frames["subject"].to_numpy())
         cache = load_frames(run)
-        content |= {"score": parts | {"low": low, "high": high}, "frames": frames, "target": cache.target}
+        content |= {"score": parts | {"low": low, "high": high}, "frames": frames, "lost": lost, "target": cache.target}
         content |= {"table": _table(cache, frames, out), "others": _scores_of_others(others, cache, frames)}
     return content
 
@@ -140,7 +144,7 @@ def _scores_of_others(paths: Sequence[Path], cache: FrameCache, frames: pd.DataF
         masks = [rle.decode(text) for text in read_other_masks(path, frames)]
         dice = np.array([metrics.dice(mask, cache.masks[row]) for mask, row in zip(masks, frames["row"], strict=True)])
         drawn = np.array([mask.any() for mask in masks])
-        gates = {"as drawn": drawn, "behind this run's gate": drawn & frames["keep"], "perfect gate": has_nerve == 1}
+        gates = {"as drawn": drawn, "behind this run's gate": drawn & frames["keep"], "oracle gate": has_nerve == 1}
         for gate, keep in gates.items():
             scores = metrics.gated_scores(has_nerve, dice, keep)
             low, high = metrics.patient_interval(scores, frames["subject"].to_numpy())
@@ -157,8 +161,7 @@ def _table(cache: FrameCache, frames: pd.DataFrame, out: Path) -> str:
     table = pd.DataFrame(
         {
             "frame, truth, prediction": _pictures(cache, frames, out / "frames", ""),
-            **_escaped(frames)[["patient", "source"]],
-            "outcome": [OUTCOMES[n, int(k)] for n, k in zip(frames["has_nerve"], frames["keep"], strict=True)],
+            **_escaped(frames)[["patient", "source", "outcome"]],
             f"P({cache.target})": frames["probability"].astype(float).round(3),
             "Dice": frames["score"].astype(float).round(3),
         }
