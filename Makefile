@@ -94,15 +94,13 @@ notebooks: setup
 	cp runs/demo/05_cnn_visualizations/pipeline.png docs/images/
 
 # The site of the pages, notebooks, docstrings and the demo's report. It is built anew, so that no old page stays.
-docs: setup runs/demo/report/index.html
+docs: setup
+	$(BIN)/python -m nerveceg_tools run --resume
+	$(BIN)/python -m nerveceg_tools report demo
 	rm -rf site build/docs
 	$(BIN)/python -m sphinx -W -q -c docs -d build/docs/doctrees . build/docs/site
 	mv build/docs/site site
 	@echo "look at it: site/index.html"
-
-runs/demo/report/index.html: | setup
-	$(BIN)/python -m nerveceg_tools run --resume
-	$(BIN)/python -m nerveceg_tools report demo
 
 clean:
 	rm -rf runs site docs/api .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,8 @@ STYLE = "(({color, backgroundColor}) => [color, backgroundColor])(getComputedSty
 def site(tmp_path_factory):
     """The site with a report of one page; a warning of Sphinx is an error."""
     folder = tmp_path_factory.mktemp("docs")
+    unread = shutil.ignore_patterns(".*", "api", "build", "data", "nerveceg_*", "runs", "site")
+    source = shutil.copytree(REPOSITORY, folder / "source", ignore=unread)  # a build writes to docs/api/
     report = folder / "runs" / "demo" / "report"
     report.mkdir(parents=True)
     (report / "index.html").write_text(
@@ -30,9 +33,7 @@ def site(tmp_path_factory):
     options = ["-m", "sphinx", "-W", "-q", "-c", "docs", "-d"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NERVECEG_RUNS", str(folder / "runs"))
-        subprocess.run(
-            [sys.executable, *options, folder / "doctrees", ".", folder / "site"], cwd=REPOSITORY, check=True
-        )
+        subprocess.run([sys.executable, *options, folder / "doctrees", ".", folder / "site"], cwd=source, check=True)
     return folder / "site"
 
 
