@@ -100,13 +100,13 @@ def resampled_interval(
 def _percentiles(values, patients: int, level: float) -> tuple[float, float]:
     from scipy.stats import norm, t  # half a second to import
 
-    tail = (1 - level) / 2
-    widening = (
-        t.ppf(1 - tail, patients - 1) * np.sqrt(patients / (patients - 1)) if patients > 1 else norm.ppf(1 - tail)
-    )
+    tail, degrees = (1 - level) / 2, patients - 1
+    widening = t.ppf(1 - tail, degrees) * np.sqrt(patients / degrees) if degrees else norm.ppf(1 - tail)
     low, high = np.quantile(values, norm.cdf([-widening, widening]))
     if patients < 6:  # few patients are often drawn alike, and no percentile lies beyond their extremes
         low, high = np.mean(values) + np.array([-widening, widening]) * np.std(values)
+        if np.max(np.abs(values)) <= 1:  # scores, rates and their differences cannot leave their range
+            low, high = np.clip([low, high], min(0.0, np.floor(np.min(values))), 1.0)
     return float(low), float(high)
 
 

@@ -68,6 +68,10 @@ def run(options: Namespace) -> int:
         if "clean_score" in score:
             clean = "clean frames: {clean_score:.3f} ({clean_score_low:.3f} to {clean_score_high:.3f})"
             print(f"{clean}, all masks empty {{clean_all_empty:.3f}}".format(**score))
+        if score["tpr"] == score["fpr"] == 0:
+            print("the gate kept no mask, so the score is that of all masks empty")
+        if score["patients"] < 6:
+            print(f"{score['patients']} held-out patients say little; docs/recipes.md holds out every patient once")
         print(f"look at it: {os.path.relpath(sys.executable)} -m nerveceg_tools report {folder.name}")
     if metrics.get("06_submission_rle", {}).get("rows"):  # data sets without test frames have nothing to submit
         print(f"submission: {folder / '06_submission_rle' / 'submission.csv'}")
@@ -91,12 +95,14 @@ def fit(options: Namespace) -> None:
 def report(options: Namespace) -> None:
     """Write a run as one static site, to be opened in a browser.
 
-    It shows the score, pictures, the notebooks, and a table of all held-out frames to sort and filter.
+    It shows the score, pictures, the notebooks, and tables of the held-out patients and frames. The runs of a sweep
+    over seeds or held-out parts are pooled.
 
     examples:
       nerveceg report demo
       nerveceg report real --masks ultrasam.csv
       nerveceg report best --against demo
+      nerveceg report mine-all
     """
     from nerveceg_tools.report import write_report
 
@@ -254,7 +260,7 @@ def _add_runs(commands) -> None:
     add = _command(commands, fit, parents=[parameters, resume])
     add("network", choices=("classifier", "segmenter"))
     add = _command(commands, report)
-    add("run", help="name of a run, such as demo")
+    add("run", help="name of a run or a sweep, such as demo")
     add("--masks", type=Path, nargs="+", default=[], help="tables of other systems' masks; see `import-masks`")
     add("--against", default="", metavar="RUN", help="another run on the same data, to compare with frame by frame")
     add = _command(commands, jupyter)

@@ -1,4 +1,4 @@
-"""Two runs on the same held-out frames: by how much their scores differ, and which frames changed."""
+"""The held-out frames of a run or of a whole sweep, and two of them side by side."""
 
 from functools import partial
 
@@ -6,31 +6,71 @@ import numpy as np
 import pandas as pd
 
 from nerveceg_lib import metrics
-from nerveceg_lib.runtime import folders
+from nerveceg_lib.inference.gate import load_gate
+from nerveceg_lib.inference.two_stage import MASK_EVIDENCE
 from nerveceg_lib.runtime.errors import InputError
-from nerveceg_lib.runtime.folders import NOTEBOOKS
+from nerveceg_lib.runtime.folders import NOTEBOOKS, require, run_folder
 from nerveceg_lib.runtime.io import read_json
 
-PARTS = {"score": "score", "tnr": "TNR", "tpr": "TPR", "dice_true_positive": "Dice of drawn masks"}
+PARTS = {
+    "score": "score",
+    "tnr": "TNR",
+    "tpr": "TPR",
+    "dice_true_positive": "Dice of kept masks",
+    "dice_positive": "Dice of all masks, also dropped ones",
+    "oracle_gate": "score behind an oracle gate",
+}
 CHANGED = 0.1  # least difference of a frame's Dice that counts as a change
+REPEATS = {"seed", "fold", "data.heldout_part", "data.split_seed"}  # a sweep over these can be pooled
+
+
+def runs_of(name: str) -> list[str]:
+    """Return the runs of the sweep `name`, or `name` alone if it is a run.
+
+    Raises InputError for a sweep that is not finished, and for one that compares settings.
+    """
+    path = run_folder(name) / "results.csv"
+    if not path.exists():
+        return [name]
+    table = pd.read_csv(path)
+    settings = sorted({*table.columns[: table.columns.get_loc("run")]} - REPEATS)
+    if settings:
+        raise InputError(f"run: expected a run, or a sweep over {sorted(REPEATS)}, found one over {settings}")
+    if len(unfinished := table.loc[table["status"] != "done", ["run", "status"]]):
+        first = " is ".join(unfinished.iloc[0])
+        raise InputError(f"run: expected a finished sweep, found {len(unfinished)} of {len(table)} runs, {first}")
+    return table["run"].tolist()
+
+
+def heldout_frames(name: str) -> pd.DataFrame:
+    """Return the held-out frames of a run or of all runs of a sweep, with the gate's P as `probability`.
+
+    `training` numbers the trainings that held out the same frame. Raises InputError as `runs_of` does, for a run that
+    has not come as far as notebook 4 or has changed since, and for runs on different data.
+    """
+    tables = []
+    for run in runs_of(name):
+        path = require(run, NOTEBOOKS[3], "heldout.csv")
+        gate, *_ = load_gate(run)
+        table = pd.read_csv(path, keep_default_na=False, na_values=dict.fromkeys(MASK_EVIDENCE, ""))
+        digest = read_json(require(run, NOTEBOOKS[0], "dataset.json"))["digest"]
+        tables.append(table.assign(run=run, probability=gate.probability(table), digest=digest))
+    frames = pd.concat(tables, ignore_index=True)
+    if frames["digest"].nunique() > 1:
+        raise InputError(f"run: expected runs on the same frames and masks, found others in the sweep {name}")
+    return frames.assign(training=frames.groupby("row").cumcount())
 
 
 def common_frames(run: str, other: str) -> pd.DataFrame:
     """Return the frames that both runs hold out; what differs has the ending `_other` for the other run.
 
-    Raises InputError for a run that has not come as far as notebook 4, for runs on different data, and if no frame is
-    held out in both.
+    Raises InputError as `heldout_frames` does, for runs on different data, and if no frame is held out in both.
     """
-    tables = []
-    for name in (run, other):
-        path = folders.require(name, NOTEBOOKS[3], "heldout.csv")
-        digest = read_json(folders.require(name, NOTEBOOKS[0], "dataset.json"))["digest"]
-        tables.append(pd.read_csv(path, keep_default_na=False).assign(digest=digest))
-    first, second = tables
+    first, second = heldout_frames(run), heldout_frames(other)
     if first["digest"][0] != second["digest"][0]:
         raise InputError(f"--against: expected a run on the same frames and masks as {run}, found {other}")
-    predicted = ["subject", "image", "keep", "score", "mask_dice", "pixels"]
-    both = first.merge(second[predicted], on=["subject", "image"], suffixes=("", "_other"))
+    same, predicted = ["subject", "image", "training"], ["keep", "score", "mask_dice", "pixels"]
+    both = first.merge(second[same + predicted], on=same, suffixes=("", "_other"))
     if both.empty:
         raise InputError(f"--against: expected a run that holds out frames that {run} holds out, found {other}")
     return both
@@ -53,7 +93,24 @@ def score_table(both: pd.DataFrame, run: str, other: str) -> pd.DataFrame:
         values = {name: f"{parts(everything, ending)[part]:.3f}" for name, ending in {run: "", other: "_other"}.items()}
         change = f"{difference(everything, part):+.3f} ({low:+.3f} to {high:+.3f})"
         records.append({"": label, **values, "difference": change})
-    return pd.DataFrame(records)
+    return pd.DataFrame(records).replace("^[+]?nan.*", "–", regex=True)  # no frame has such a mask
+
+
+def patient_table(frames: pd.DataFrame, target: str) -> pd.DataFrame:
+    """Return one row per patient, the lowest score first; `frames` are those of `heldout_frames`."""
+    columns = {
+        "frames": ("row", "size"),
+        f"with a {target}": ("has_nerve", "sum"),
+        "score": ("score", "mean"),
+        "missed": ("missed", "sum"),
+        "false masks": ("false", "sum"),
+        "Dice of all masks": ("dice", "mean"),
+    }
+    positive, keep = frames["has_nerve"] == 1, frames["keep"].astype(bool)
+    marked = frames.assign(missed=positive & ~keep, false=~positive & keep, dice=frames["mask_dice"].where(positive))
+    table = marked.groupby("patient").agg(**columns).sort_values("score").reset_index()
+    table.insert(4, "all masks empty", 1 - table[f"with a {target}"] / table["frames"])
+    return table
 
 
 def changed_frames(both: pd.DataFrame) -> pd.DataFrame:

@@ -39,7 +39,7 @@ def explain_frame(path: Path, out: Path, run: str, methods: list[str]) -> str:
     frame = fit_frame(read_image(path, "L"), cv2.INTER_AREA)
     predictions = segment(system, [frame[None]], gate.threshold, clean=CLEANUPS[cleanup])
     table = prediction_table(predictions, np.arange(1))
-    keep, probability = bool(gate.keep(table)[0]), table["probability"].iloc[0]
+    keep, probabilities = bool(gate.keep(table)[0]), (table["probability"].iloc[0], gate.probability(table)[0])
     presence, size = load_presence_network(setup["runs"][0], setup["gate_from"])
     segmenter, metadata = load_checkpoint(require(setup["runs"][0], NOTEBOOKS[2], "segmenter.pt"))
     maps = {}
@@ -50,7 +50,7 @@ def explain_frame(path: Path, out: Path, run: str, methods: list[str]) -> str:
         ).numpy()
     mask = decode(table["pixels"].iloc[0]) * keep
     verdict = f"mask of {mask.sum():,} px" if keep else "blank mask"
-    statement = f"P = {probability:.2f}, {verdict}"
+    statement = "first stage {:.2f}, gate {:.2f}, ".format(*probabilities) + verdict
     plots.use_style()
     figure = map_grid([frame], [statement], maps, [mask], outlined="predicted outline", colour=plots.PREDICTION)
     write_atomically(out, lambda unfinished: figure.savefig(unfinished, format="png"))

@@ -13,8 +13,8 @@ EPOCH = re.compile(r"^epoch \d+/", re.MULTILINE)  # how a training reports a fin
 class RunBar:
     """A bar in the terminal for a whole run, to which papermill hands what the notebooks print.
 
-    A step is one training epoch, or all else that a notebook does. The time left is estimated as if all steps took
-    equally long, so it is a rough figure until the first training has ended.
+    A step is one epoch of notebook 2 or 3, or all else that a notebook does. The time left is estimated as if all steps
+    took equally long, so it is a rough figure until the first training has ended.
 
     steps: notebook -> its number of steps.
     visible: whether to draw the bar; what notebooks print is printed in any case.
@@ -30,7 +30,8 @@ class RunBar:
     def write(self, text: str) -> None:
         """Print text above the bar, and count the epochs that it reports."""
         tqdm.write(text, end="")
-        self._bar.update(len(EPOCH.findall(text)))
+        left = self._bar.total - self._bar.n - 1  # studies report more epochs than they have steps
+        self._bar.update(min(len(EPOCH.findall(text)), left))
 
     def flush(self) -> None:
         """Do what papermill asks of a file."""

@@ -1,6 +1,6 @@
-"""A run as one static site: `nerveceg report RUN`. It needs no server and no network.
+"""A run, or the repeats of a sweep, as one static site: `nerveceg report RUN`. It needs no server and no network.
 
-<run>/report/index.html       the score, its parts and pictures, and a table of all held-out frames to sort and filter
+<run>/report/index.html       the score, its parts and pictures, and tables of the held-out patients and frames
 <run>/report/<notebook>.html  each executed notebook
 <run>/report/frames/          the held-out frames as JPEG
 """
@@ -20,13 +20,19 @@ from nerveceg_lib import metrics, rle
 from nerveceg_lib.data.cache import FrameCache
 from nerveceg_lib.data.io import read_other_masks
 from nerveceg_lib.data.prepared import describe_dataset, load_frames
-from nerveceg_lib.inference.gate import load_gate
-from nerveceg_lib.inference.two_stage import MASK_EVIDENCE
 from nerveceg_lib.plots import PREDICTION, TRUTH
 from nerveceg_lib.runtime.errors import InputError
 from nerveceg_lib.runtime.folders import NOTEBOOKS, STUDIES, run_folder
 from nerveceg_lib.runtime.io import read_json, whole_folder
-from nerveceg_tools.compare import CHANGED, changed_frames, common_frames, score_table
+from nerveceg_tools.compare import (
+    CHANGED,
+    changed_frames,
+    common_frames,
+    heldout_frames,
+    patient_table,
+    runs_of,
+    score_table,
+)
 from nerveceg_tools.run import current_metrics
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -36,23 +42,25 @@ PICTURES = {  # the overview shows those that the run has
     "cases.png": (NOTEBOOKS[3], "Held-out cases"),
     "submission.png": (NOTEBOOKS[5], "Test frames, with the masks decoded from submission.csv"),
 }
+HTML: dict = {"index": False, "border": 0, "classes": "figures", "float_format": "%.3f"}
 OUTCOMES = {(1, 1): "found", (1, 0): "missed", (0, 1): "false mask", (0, 0): "left blank"}  # (has_nerve, keep)
 
 
 def write_report(run: str, others: Sequence[Path] = (), against: str = "") -> Path:
-    """Write the site of `run` and return its index.html.
+    """Write the site of `run`, a run or a sweep, and return its index.html.
 
     others: tables of masks that `import-masks` wrote; they are scored on the same held-out frames.
     against: another run to compare with, frame by frame.
 
     Raises InputError for a run without executed notebooks, for tables that lack a held-out frame, and as
-    `common_frames` does.
+    `heldout_frames` and `common_frames` do.
     """
     from nbconvert import HTMLExporter  # a second to import
 
     folder = run_folder(run)
     notebooks = [path for name in (*NOTEBOOKS, *STUDIES) if (path := folder / f"{name}.ipynb").exists()]
-    if not notebooks:
+    runs = runs_of(run)
+    if not notebooks and runs == [run]:
         raise InputError(f"run: expected one with executed notebooks, found none in {folder}; `run` executes them")
     pages = [(f"{path.stem}.html", path.stem.replace("_", " ").capitalize()) for path in notebooks]
     both = common_frames(run, against) if against else None
@@ -102,38 +110,38 @@ def _links(text: str, files: set[str]) -> str:
 
 def _overview(run: str, out: Path, others: Sequence[Path]) -> dict:
     """Return what the overview shows: the data, the pictures, and after notebook 4 the score and the table."""
-    folder = run_folder(run)
-    records = sorted((folder / "records").glob("*.json"))
-    data = ", ".join(filter(None, describe_dataset(run).values()))
-    content = {"record": read_json(records[-1]) if records else {}, "data": data, "pictures": []}
+    folder, runs = run_folder(run), runs_of(run)
+    records = [read_json(path) for path in sorted((folder / "records").glob("*.json"))]
+    data = ", ".join(filter(None, describe_dataset(runs[0]).values()))
+    content = {"record": records[-1] if records else {}, "data": data, "pictures": [], "runs": len(runs)}
+    content["commands"] = [*dict.fromkeys(record["command"] for record in records)]
     for name, (notebook, caption) in PICTURES.items():
         if (folder / notebook / name).exists():
             shutil.copy(folder / notebook / name, out)
             content["pictures"].append((name, caption))
     content["metrics"] = current_metrics(folder)
-    if (path := folder / NOTEBOOKS[3] / "heldout.csv").exists():
-        gate, *_ = load_gate(run)  # raises an error if frames or networks have changed since notebook 4 ran
-        frames = pd.read_csv(path, keep_default_na=False, na_values=dict.fromkeys(MASK_EVIDENCE, ""))
+    if (run_folder(runs[0]) / NOTEBOOKS[3] / "heldout.csv").exists():
+        frames, cache = heldout_frames(run), load_frames(runs[0])
         has_nerve, keep = frames["has_nerve"].to_numpy(), frames["keep"].to_numpy(bool)
-        frames["probability"] = gate.probability(frames)
         frames["outcome"] = [OUTCOMES[n, int(k)] for n, k in zip(has_nerve, keep, strict=True)]
-        lost = (1 - frames["score"]).groupby(frames["outcome"]).sum() * 100 / len(frames)
-        parts = metrics.score_parts(has_nerve, frames["mask_dice"].to_numpy(), keep)
-        low, high = metrics.patient_interval(frames["score"].to_numpy(), frames["subject"].to_numpy())
-        cache = load_frames(run)
-        content |= {"score": parts | {"low": low, "high": high}, "frames": frames, "lost": lost, "target": cache.target}
-        content |= {"table": _table(cache, frames, out), "others": _scores_of_others(others, cache, frames)}
+        score = metrics.score_parts(has_nerve, frames["mask_dice"].to_numpy(), keep)
+        for ending, values in {"": frames["score"], "_gain": frames["score"] - 1 + has_nerve}.items():
+            interval = metrics.patient_interval(values.to_numpy(), frames["subject"].to_numpy(), frames["training"])
+            score |= dict(zip((f"low{ending}", f"high{ending}"), interval, strict=True))
+        patients = patient_table(_escaped(frames), cache.target)
+        content |= {"score": score, "frames": frames, "target": cache.target, "table": _table(cache, frames, out)}
+        content["patients"] = patients.to_html(**HTML, escape=False, na_rep="–")
+        content["others"] = _scores_of_others(others, cache, frames)
     return content
 
 
 def _comparison(both: pd.DataFrame, run: str, other: str, out: Path) -> dict:
     """Return what the overview shows of two runs: a table of scores and one of changed frames, with their pictures."""
-    scores, changed, cache = score_table(both, run, other), changed_frames(both), load_frames(run)
+    scores, changed, cache = score_table(both, run, other), changed_frames(both), load_frames(runs_of(run)[0])
     table = _escaped(changed)[["patient", "source", "score", "score_other", "gain"]]
     table.columns = ["patient", "source", f"Dice, {run}", f"Dice, {other}", "difference"]
     table.insert(0, f"frame, truth, {run}, {other}", _pictures(cache, changed, out / "changed", "", "_other"))
-    html = {"index": False, "border": 0, "classes": "figures", "float_format": "%.3f"}
-    shown = {"scores": scores.to_html(**html), "changed": table.to_html(escape=False, **html)}
+    shown = {"scores": scores.to_html(**HTML), "changed": table.to_html(escape=False, **HTML)}
     return {"against": shown | {"run": other, "frames": len(both), "number": len(changed), "least": CHANGED}}
 
 
@@ -160,12 +168,13 @@ def _table(cache: FrameCache, frames: pd.DataFrame, out: Path) -> str:
 
     table = pd.DataFrame(
         {
-            "frame, truth, prediction": _pictures(cache, frames, out / "frames", ""),
+            "frame, truth, prediction": _pictures(cache, frames.assign(keep=True), out / "frames", ""),
             **_escaped(frames)[["patient", "source", "outcome"]],
             f"P({cache.target})": frames["probability"].astype(float).round(3),
-            "Dice": frames["score"].astype(float).round(3),
+            "Dice": frames["mask_dice"].astype(float).round(3),
+            "score": frames["score"].astype(float).round(3),
         }
-    ).sort_values("Dice", kind="stable")
+    ).sort_values("score", kind="stable")
     control = [{"target": 0, "content": ["order"]}, {"target": 1, "content": ["search"]}]
     no_control: list[dict[str, object]] = [{"target": row, "content": []} for row in (0, 1)]
     return generate_init_offline_itables_html(dt_bundle) + to_html_datatable(
@@ -186,9 +195,9 @@ def _pictures(cache: FrameCache, frames: pd.DataFrame, folder: Path, *endings: s
     """Write a picture per frame to `folder` and return their HTML. Each ending is that of a prediction's columns."""
     folder.mkdir()
     pictures = []
-    for frame in frames.to_dict("records"):
+    for number, frame in enumerate(frames.to_dict("records")):
         masks = [rle.decode(frame[f"pixels{ending}"] if frame[f"keep{ending}"] else "") for ending in endings]
-        picture = folder / f"{frame['row']}.jpg"
+        picture = folder / f"{number}.jpg"
         picture.write_bytes(_strip(cache.images[frame["row"]], cache.masks[frame["row"]], *masks))
         pictures.append(f'<img src="{folder.name}/{picture.name}" alt="" loading="lazy">')
     return pictures

@@ -1,6 +1,7 @@
 """Run the notebooks in order with papermill: one folder for each run, one marker for each finished notebook."""
 
 import difflib
+import json
 import linecache
 import os
 import re
@@ -40,7 +41,12 @@ SECTIONS = dict(zip(NAMES, (*NOTEBOOKS, *STUDIES), strict=True))  # section of a
 SECTION_OF = {notebook: section for section, notebook in SECTIONS.items()}
 SHARED = ("run", "data_dir", "seed", "fold", "precision", "devices", "num_nodes", "strategy")  # on top of a profile
 TRAINED = NOTEBOOKS[1:3]
-PATHS = {"data_dir": "auto", "submission.masks_csv": ""}  # kernels work in another folder; the value is no path
+KINDS = {  # parameters that name networks or losses, perhaps the user's own
+    **dict.fromkeys(["classifier.model", "bias.classifier", "shortcut.model"], "classifier"),
+    **dict.fromkeys(["segmenter.model", "bias.segmenter", "architectures.models"], "segmenter"),
+    **dict.fromkeys(["segmenter.loss", "architectures.loss"], "loss"),
+}
+PATHS = {"data_dir": "auto", "submission.masks_csv": "", "bias.other_masks": ""}  # name -> the value that is no path
 
 
 class NotebookFailed(RuntimeError):
@@ -118,9 +124,12 @@ def _fit_on_devices(name: str, values: Mapping[str, object], verbosity: int) -> 
         except KeyboardInterrupt:
             process.terminate()  # a scheduler's SIGTERM reaches this process alone
             raise
+    if process.returncode == 130:
+        raise KeyboardInterrupt
     if process.returncode:
-        message = printed.strip().rpartition("error: ")[2]
-        raise (InputError if process.returncode == 2 else NotebookFailed)(message)
+        message = re.findall(r"^error: (.*)", printed, re.MULTILINE | re.DOTALL) or printed.splitlines()[-1:]
+        said = message[0].strip() if message else f"the training of the {name} was killed; was memory too small?"
+        raise (InputError if process.returncode == 2 else NotebookFailed)(said)
 
 
 def _mark_started(folder: Path, state: dict) -> None:
@@ -138,8 +147,8 @@ def choose_notebooks(only: str) -> list[str]:
 
 
 def read_by(notebook: str) -> Sequence[str]:
-    """Return the notebooks whose files `notebook` reads: those before it, and for the studies only the first."""
-    return NOTEBOOKS[: NOTEBOOKS.index(notebook)] if notebook in NOTEBOOKS else NOTEBOOKS[:1]
+    """Return the notebooks whose files `notebook` reads: only the first for trainings and studies, else all before."""
+    return NOTEBOOKS[:1] if notebook in (*TRAINED, *STUDIES) else NOTEBOOKS[: NOTEBOOKS.index(notebook)]
 
 
 def resolve_parameters(profile: str, overrides: Mapping[str, object]) -> dict[str, object]:
@@ -150,10 +159,16 @@ def resolve_parameters(profile: str, overrides: Mapping[str, object]) -> dict[st
     """
     known = default_parameters()
     values = known | known_and_typed({**load_profile(profile), **overrides}, known) | {"resume": False}
-    for name, no_path in PATHS.items():
-        if values.get(name, no_path) != no_path:
-            values[name] = str(Path(str(values[name])).expanduser().absolute())
-    return values
+    return resolve_paths(values)
+
+
+def resolve_paths(values: dict[str, object]) -> dict[str, object]:
+    """Return `values` with absolute paths, because kernels and workers work in other folders."""
+    paths = {name: str(values[name]) for name, no_path in PATHS.items() if values.get(name, no_path) != no_path}
+    absolute = {
+        name: [str(Path(path).expanduser().absolute()) for path in text.split(",")] for name, text in paths.items()
+    }
+    return values | {name: ",".join(texts) for name, texts in absolute.items()}
 
 
 def default_parameters() -> dict[str, object]:
@@ -252,22 +267,44 @@ def known_and_typed(values: Mapping[str, object], known: Mapping[str, object]) -
         mistakes.append(str(error))
     if mistakes:
         raise InputError("\n".join(mistakes))
-    _check_importable(converted)
+    _check_own_code(converted)
     return converted
 
 
-def _check_importable(values: Mapping[str, object]) -> None:
-    """Raise InputError for a network or loss that nobody defines: the notebooks before it would run for nothing."""
-    if not {"classifier.model", "segmenter.model", "segmenter.loss"} & set(values):
+def _check_own_code(values: Mapping[str, object]) -> None:
+    """Raise InputError that lists the networks and losses that nobody defines, and the user's losses that fail.
+
+    Otherwise a run would notice it only after the notebooks before it.
+    """
+    named = [
+        (name, str(value)) for name, values_of in values.items() if name in KINDS for value in str(values_of).split(",")
+    ]
+    if not named:
         return  # the next lines import torch
+    import torch
+
     from nerveceg_lib.losses import SEGMENTATION_LOSSES
     from nerveceg_lib.models import CLASSIFIERS, SEGMENTERS
 
     known: dict[str, Mapping[str, Callable]]
-    known = {"classifier.model": CLASSIFIERS, "segmenter.model": SEGMENTERS, "segmenter.loss": SEGMENTATION_LOSSES}
-    with mock.patch.object(sys, "path", [str(NOTEBOOK_FOLDER), *sys.path]):  # where kernels find networks of one's own
-        for name in set(known) & set(values):
-            find(name, str(values[name]), known[name])
+    known = {"classifier": CLASSIFIERS, "segmenter": SEGMENTERS, "loss": SEGMENTATION_LOSSES}
+    mistakes = []
+    with mock.patch.object(sys, "path", [*sys.path, str(NOTEBOOK_FOLDER)]):  # where kernels find the user's modules
+        for name, value in named:
+            if (NOTEBOOK_FOLDER / f"{value.partition(':')[0]}.py").exists():
+                sys.modules.pop(value.partition(":")[0], None)  # it may have changed in the meantime
+            try:
+                found = find(name, value, known[KINDS[name]])
+                if KINDS[name] == "loss" and (shape := tuple(found(*torch.zeros(2, 2, 1, 64, 96)).shape)):
+                    mistakes.append(
+                        f"{name}: {value}: expected one number per batch, such as a mean, found shape {shape}"
+                    )
+            except InputError as error:
+                mistakes.append(str(error))
+            except Exception as error:
+                mistakes.append(f"{name}: {value} fails on two blank frames: {type(error).__name__}: {error}")
+    if mistakes:
+        raise InputError("\n".join(mistakes))
 
 
 def _nearest(name: str, known: Mapping[str, object]) -> str:
@@ -312,7 +349,11 @@ def fit(name: str, profile: str, overrides: Mapping[str, object], resume: bool) 
     check_taken(overrides, values, [SECTIONS[name]])
     folders.require(str(values["run"]), NOTEBOOKS[0], "dataset.json")
     os.environ |= {"MPLBACKEND": "Agg", "NERVECEG_RUNS": str(artefact_root())}
-    _mark_started(run_folder(str(values["run"])) / SECTIONS[name], _state(SECTIONS[name], values))
+    folder, state = run_folder(str(values["run"])) / SECTIONS[name], _state(SECTIONS[name], values)
+    before = read_json(folder / "started.json") if (folder / "started.json").exists() else _ran(folder)["state"]
+    if resume and before["parameters"] and before != json.loads(json.dumps(state)):  # all processes see the same
+        raise InputError(f"--resume: the {name} was begun with other code, parameters or inputs; leave --resume out")
+    _mark_started(folder, state)
     os.chdir(NOTEBOOK_FOLDER)
     sys.path.insert(0, str(NOTEBOOK_FOLDER))  # kernels find networks of one's own there
     with open(os.devnull, "w") as silence:
@@ -331,6 +372,11 @@ def _state(notebook: str, values: Mapping[str, object]) -> dict:
     if notebook == NOTEBOOKS[3]:
         others = filter(None, str(values.get("inference.ensemble_runs", "")).split(","))
         read += [f"{other}/{name}" for other in others for name in NOTEBOOKS[1:3]]
+    if notebook == STUDIES[0]:
+        given = [Path(path) for path in str(values.get("bias.other_masks", "")).split(",")]
+        patterns = filter(None, str(values.get("bias.pool", "")).split(","))
+        pooled = sorted(path.name for pattern in patterns for path in artefact_root().glob(pattern.strip()))
+        read += [f"{other}/{notebook}" for other in pooled]
     return {
         "library": library_hash(),
         "code": digest([cell.source for cell in read_notebook(notebook).cells if cell.cell_type == "code"]),

@@ -30,6 +30,8 @@ METRICS = {  # the chart draws the first one it finds
     "classifier.auroc": "AUROC of the classifier",
 }
 
+WAITING = {"status": "waiting", "error": "", "seconds": 0.0}
+
 _output = threading.Lock()  # sys.stdout belongs to the process: a worker with threads runs one combination at a time
 
 
@@ -78,14 +80,17 @@ def _checked(content: dict) -> Sweep:
         raise InputError("run: expected to be set by the sweep, found in fixed or grid")
     if twice := sorted(set(fixed) & set(grid)):
         raise InputError(f"{twice[0]}: expected in fixed or in grid, found in both")
-    return Sweep(content["name"], profile, only, run.known_and_typed(fixed, known), _points(grid, known))
+    fixed, points = run.resolve_paths(run.known_and_typed(fixed, known)), _points(grid, known)
+    values = known | fixed | points[0] | {"run": content["name"]}
+    run.check_taken([*fixed, *points[0]], values, run.choose_notebooks(only))
+    return Sweep(content["name"], profile, only, fixed, points)
 
 
 def _points(grid: dict[str, object], known: dict[str, object]) -> list[dict[str, object]]:
     from sklearn.model_selection import ParameterGrid  # a second to import
 
     try:
-        points = [run.known_and_typed(point, known) for point in ParameterGrid(grid)]
+        points = [run.resolve_paths(run.known_and_typed(point, known)) for point in ParameterGrid(grid)]
     except (TypeError, ValueError) as error:
         raise InputError(f"grid: {error}") from error
     if not grid or len(set(map(digest, points))) < len(points):
@@ -101,21 +106,24 @@ def run_sweep(sweep: Sweep, client) -> pd.DataFrame:
     """
     from distributed import as_completed
 
-    root, rows, start = artefact_root(), {}, time.monotonic()
+    root, start = artefact_root(), time.monotonic()
+    rows = {sweep.run_of(point): point | {"run": sweep.run_of(point)} | WAITING for point in sweep.points}
     out = sys.stdout  # a worker in this process redirects it while it runs a point
     (root / sweep.name).mkdir(parents=True, exist_ok=True)
     futures = {client.submit(run_point, sweep, point, root, pure=False, retries=1): point for point in sweep.points}
     for done, future in enumerate(as_completed(list(futures)), start=1):
-        row = {"run": sweep.run_of(futures[future]), "status": "done", "error": "", "seconds": 0.0}
+        name = sweep.run_of(futures[future])
+        row = rows[name] | {"status": "done"}
         try:
             row |= future.result()  # waits if the worker has died meanwhile and another one repeats the work
         except Exception as error:
             row |= {"status": "failed", "error": str(error) or repr(error)}
-        rows[row["run"]] = futures[future] | row
-        table = pd.DataFrame([rows[name] for name in map(sweep.run_of, sweep.points) if name in rows])
+        rows[name] = row
+        table = pd.DataFrame(rows.values())
         _write(root / sweep.name, table, list(sweep.points[0]))
-        left = (time.monotonic() - start) / done * (len(futures) - done)
-        progress = f"{done}/{len(futures)}  {row['run']}  {row['status']}, about {left:.0f} s left"
+        at_once = min(len(client.nthreads()), len(futures))  # the others are nearly done when the first one is
+        left = (time.monotonic() - start) / (done + at_once - 1) * (len(futures) - done)
+        progress = f"{done}/{len(futures)}  {name}  {row['status']}, about {left:.0f} s left"
         print(f"{progress}\n  {row['error']}" if row["error"] else progress, file=out, flush=True)
     return table
 
@@ -130,7 +138,11 @@ def run_point(sweep: Sweep, point: dict[str, object], root: Path) -> dict[str, o
     folder = run_folder(sweep.run_of(point))
     folder.mkdir(parents=True, exist_ok=True)
     with _output, open(folder / "log.txt", "a") as log, redirect_stdout(log), redirect_stderr(log):
-        run.run(sweep.profile, overrides, sweep.only, resume=True)
+        try:
+            run.run(sweep.profile, overrides, sweep.only, resume=True)
+        except InputError as error:  # Dask would try what can only fail once more
+            print(f"error: {error}")
+            return {"status": "failed", "error": str(error)}
     seconds = 0.0
     metrics: dict[str, object] = {}
     for notebook in run.choose_notebooks(sweep.only):
@@ -143,22 +155,24 @@ def run_point(sweep: Sweep, point: dict[str, object], root: Path) -> dict[str, o
 def _write(folder: Path, table: pd.DataFrame, swept: list[str]) -> None:
     write_csv(folder / "results.csv", table)
     numbers = [name for name in table.select_dtypes("number") if "." in name and name not in swept]
-    if drawn := next((name for name in (*METRICS, *numbers) if name in numbers), ""):
-        by = [name for name in swept if name not in REPEATS]
-        _draw(folder / "results.png", table, drawn, by)
+    drawn = next((name for name in (*METRICS, *numbers) if name in numbers and table[name].notna().any()), "")
+    if not drawn:
+        (folder / "results.png").unlink(missing_ok=True)  # of an earlier sweep
+        return
+    _draw(folder / "results.png", table, drawn, [name for name in swept if name not in REPEATS])
 
 
 def _draw(path: Path, table: pd.DataFrame, drawn: str, by: list[str]) -> None:
     """Plot a line per combination of the parameters `by`, the best on top: a dot per run and a bar at their mean.
 
-    Grey lines join the runs of one seed and fold, which can be compared with each other. The title counts the runs
-    without a figure.
+    Grey lines join the runs of one seed and fold, which can be compared with each other. The title counts the failed
+    runs.
     """
     import matplotlib.pyplot as plt
 
     from nerveceg_lib import plots
 
-    label, failed = METRICS.get(drawn, drawn), int(table[drawn].isna().sum())
+    label, failed = METRICS.get(drawn, drawn), int((table["status"] == "failed").sum())
     table = table[table[drawn].notna()]
     names = table[by].astype(str).agg(", ".join, axis=1) if by else pd.Series("all", index=table.index)
     means = table[drawn].groupby(names).mean().sort_values()

@@ -17,7 +17,7 @@ import torch
 from nerveceg_lib import losses
 from nerveceg_lib.inference.submission import validate_submission
 from nerveceg_lib.runtime.folders import NOTEBOOKS
-from nerveceg_lib.runtime.io import read_json
+from nerveceg_lib.runtime.io import read_json, write_csv
 from nerveceg_tools import run
 from nerveceg_tools.cli import main
 from nerveceg_tools.phantom import write_phantom
@@ -67,20 +67,28 @@ def test_your_own_data_and_a_look_at_it(root, tmp_path, monkeypatch, capsys, in_
         picture.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(picture), cv2.imread(str(path), cv2.IMREAD_GRAYSCALE))
     places = {name: str(tmp_path / name) for name in ("scans", "masks", "data/mine")}
-    for words in commands("Your own data in 15 minutes"):
+    *first, (_, grid), pooled = commands("Your own data in 15 minutes")
+    for words in first:
         assert main([places.get(word, word) for word in words]) == 0
     assert "Score" in (root / "mine" / "report" / "index.html").read_text()
     assert set(read_json(root / "mine" / "metrics.json")) == set(NOTEBOOKS)
 
-    _, grid, code = blocks("Your own data in 15 minutes")
-    (tmp_path / "grid.yaml").write_text(grid)
-    assert len(read_sweep(tmp_path / "grid.yaml").points) == 5
-    shutil.copytree(root / "mine", root / "mine-all-0")
-    monkeypatch.chdir(root.parent)
-    exec(code, {})
+    (tmp_path / grid).write_text(blocks("Your own data in 15 minutes")[1])
+    sweep = read_sweep(tmp_path / grid)
+    assert len(sweep.points) == 5 and sweep.fixed["data_dir"] == str(Path("data/mine").absolute())
+    runs = pd.DataFrame(sweep.points).assign(run=[sweep.run_of(point) for point in sweep.points], status="waiting")
+    for name in runs["run"]:
+        shutil.copytree(root / "mine", root / name)
+    (root / "mine-all").mkdir()
+    write_csv(root / "mine-all" / "results.csv", runs)
+    assert main(pooled) == 2 and "found 5 of 5 runs, mine-all-data.heldout_part=0 is waiting" in capsys.readouterr().err
+    write_csv(root / "mine-all" / "results.csv", runs.assign(status="done"))
+    assert main(pooled) == 0
     score = read_json(root / "mine" / "metrics.json")[NOTEBOOKS[3]]["score"]
-    assert capsys.readouterr().out.splitlines()[-1].startswith(f"{score:.3f} (")
+    page = (root / "mine-all" / "report" / "index.html").read_text()
+    assert "5 runs of a sweep, pooled" in page and f"<b>{score:.3f}</b>" in page
 
+    monkeypatch.chdir(root.parent)
     (look,), code = commands("Look at a run in Jupyter"), blocks("Look at a run in Jupyter")[1]
     started = mock.Mock(return_value=SimpleNamespace(returncode=0))
     monkeypatch.setattr(subprocess, "run", started)

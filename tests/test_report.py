@@ -71,7 +71,7 @@ def test_the_table_of_frames_sorts_and_filters(site):
         page.locator("table.dataTable tbody tr").first.wait_for()
         assert "sam\tas drawn\t1.000 (1.000 to 1.000)" in page.locator("table", has_text="as drawn").inner_text()
         assert f"of {len(heldout)} entries" in page.locator(".dt-info").first.inner_text()
-        assert [*map(float, column(page, "Dice"))] == sorted(heldout["score"])[:10]
+        assert [*map(float, column(page, "score"))] == sorted(heldout["score"])[:10]
         first = page.locator("table.dataTable tbody tr").first.locator("td").nth(4)
         page.locator("th", has_text="P(nerve)").first.click()
         expect(first).to_have_text(re.compile(r"^0\.010*$"))  # waits: the table is drawn some time after the click

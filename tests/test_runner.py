@@ -105,6 +105,35 @@ def test_fit_runs_the_cells_up_to_the_training_in_this_process(notebooks, root, 
     assert main(["fit", "segmenter", "-p", "segmenter.limit", "5", "-p", "run", "mine", "--resume"]) == 0
     assert log(root, NOTEBOOKS[2], "mine") == "5;" and log(root, NOTEBOOKS[1], "mine") == ""
     assert json.loads((root / "mine" / NOTEBOOKS[2] / "metrics.json").read_text())["resume"]
+    monkeypatch.setattr(run, "library_hash", lambda: "of other code")
+    assert main(["fit", "segmenter", "-p", "segmenter.limit", "5", "-p", "run", "mine", "--resume"]) == 2
+    assert "--resume: the segmenter was begun with other code" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (
+            "def loss(logits, target):\n    return logits.mean((1, 2, 3))",
+            r"expected one number per batch.*shape \(2,\)",
+        ),
+        (
+            "def loss(logits, target):\n    return logits @ target",
+            "my_own:loss fails on two blank frames: RuntimeError",
+        ),
+        ("def los(logits, target):\n    return 0", "to be importable and callable, found AttributeError"),
+        ("def loss(logits, target)\n    return 0", r"to be importable and callable, found SyntaxError"),
+    ],
+)
+def test_a_loss_of_ones_own_is_tried_before_anything_runs(notebooks, code, message):
+    (notebooks / "my_own.py").write_text("raise ValueError")
+    with pytest.raises(InputError, match="segmenter.loss: .*found ValueError"):
+        run.known_and_typed({"segmenter.loss": "my_own:loss"}, {"segmenter.loss": ""})
+    (notebooks / "my_own.py").write_text(
+        code + "\n# longer, so that Python's cache of byte code does not take it for the first"
+    )
+    with pytest.raises(InputError, match=f"segmenter.loss: .*{message}"):
+        run.known_and_typed({"segmenter.loss": "my_own:loss"}, {"segmenter.loss": ""})
 
 
 SPEAKING = "import sys, warnings\nprint('to read')\nprint('progress', file=sys.stderr)\nwarnings.warn('of a library')"
@@ -134,7 +163,12 @@ def test_one_bar_counts_epochs_and_notebooks(monkeypatch, capsys):
     assert "11% |" in terminal.getvalue() and "| 00:30 passed, about 04:00 left" in terminal.getvalue()
     seconds.append(40)
     assert [bar.finish(notebook) for notebook in ("02", "03", "04")] == [", about 50 s left", ", about 5 s left", ""]
-    assert capsys.readouterr().out == "epoch 1/3  loss 1\n"
+    bar.close()
+    study = RunBar({"08": 1}, visible=True)
+    study.write("epoch 1/2\nepoch 2/2\nepoch 1/2\n")  # of networks that are no steps
+    seconds.append(50)
+    assert study.finish("08") == "" and "run 100% |" in terminal.getvalue().rpartition("\r")[2]
+    assert capsys.readouterr().out.startswith("epoch 1/3  loss 1\nepoch 1/2\n")
 
 
 def test_two_runs_into_one_folder_are_refused_by_a_lock_that_no_crash_leaves_behind(notebooks, root):

@@ -45,6 +45,8 @@ def test_interval_counts_patients_not_frames():
 def test_interval_of_three_patients_is_students():
     low, high = metrics.patient_interval(np.array([0.938, 0.947, 0.961]), np.arange(3), draws=20_000)
     assert (low, high) == pytest.approx((0.9199, 0.9774), abs=0.001)  # 0.9487 -+ 4.303 * 0.01159 / sqrt(3)
+    assert metrics.patient_interval(np.array([0.3, 0.8]), np.arange(2)) == (0, 1), "two patients say nothing"
+    assert metrics.patient_interval(np.array([0.1, 0.6]) - 0.3, np.arange(2)) == (-1, 1)
 
 
 def test_interval_of_another_statistic_resamples_the_same_patients():

@@ -55,11 +55,11 @@ def distinct(values, most):
 @given(
     distinct(st.integers(0, 99), 3),
     st.fixed_dictionaries({"lr": distinct(st.floats(1e-9, 1), 2)}),
-    st.fixed_dictionaries({}, optional={"models": distinct(st.text("aA-_=,./ \n:#é", max_size=150), 3)}),
+    st.fixed_dictionaries({}, optional={"layer": distinct(st.text("aA-_=,./ \n:#é", max_size=150), 3)}),
 )
-def test_a_grid_has_the_product_of_its_lists_and_distinct_names(tmp_path, seeds, segmenter, architectures):
-    grid = {"seed": seeds, "segmenter": segmenter, "architectures": architectures}
-    lists = [seeds, *segmenter.values(), *architectures.values()]
+def test_a_grid_has_the_product_of_its_lists_and_distinct_names(tmp_path, seeds, segmenter, explain):
+    grid = {"seed": seeds, "segmenter": segmenter, "explain": explain}
+    lists = [seeds, *segmenter.values(), *explain.values()]
     sweep = read_sweep(grid_file(tmp_path, grid=grid))
     assert len(sweep.points) == math.prod(map(len, lists))
     names = [sweep.run_of(point) for point in sweep.points]
@@ -84,6 +84,7 @@ def test_a_grid_has_the_product_of_its_lists_and_distinct_names(tmp_path, seeds,
         ({"grid": {"seed": [0]}, "fixed": {"seed": 3}}, "seed: expected in fixed or in grid, found in both"),
         ({"grid": {"run": ["a"]}}, "run: expected to be set by the sweep, found in fixed or grid"),
         ({"fixed": [1]}, r"expected name and grid, and perhaps .*; found \[\('fixed', \[1\]\)\]"),
+        ({"only": "01,03", "fixed": {"classifier": {"epochs": 3}}}, "classifier.epochs: only 02_classifier_training"),
         ({"only": "01,77"}, "--only: expected one of .*, found '77'"),
     ],
 )

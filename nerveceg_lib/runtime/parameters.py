@@ -63,8 +63,8 @@ def find(parameter: str, name: str, known: Mapping[str, Callable]) -> Callable:
             imported = pkgutil.resolve_name(name)
             inspect.signature(imported)  # raises TypeError for what cannot be called
             return imported
-        except (ImportError, AttributeError, TypeError, ValueError) as error:
-            raise InputError(f"{parameter}: expected {name!r} to be importable and callable, found: {error}") from error
+        except Exception as e:  # the user's module may raise anything
+            raise InputError(f"{parameter}: expected {name!r} to be importable and callable, found {e!r}") from e
     return known[one_of(parameter, name, [*sorted(known), "module:name"])]
 
 
