@@ -39,7 +39,7 @@ demo: $(VENV)/.installed
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(MAKE) -j2 $(SYNCHRONISED) test-types check-python
+	$(MAKE) -j2 test-types check-python
 
 # all kinds side by side, because each of them waits for processes now and then; their output comes in one piece
 test: setup

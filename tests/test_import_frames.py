@@ -92,7 +92,7 @@ def test_patients_with_letters_masks_in_colour_and_of_another_size_and_a_table_o
     assert capsys.readouterr().out == (
         "4 labelled frames of 2 patients, 0 test frames\npatients: ANNA (ANNA_001.png), BERT (BERT_001.png)\n"
         "with a lesion: 2 (50%); median area 18,000 px of 243,600\nmasks scaled to their frame: 4\n"
-        "left out: 1 by the table\n"
+        "left out: 1 by the table\nvalues in masks that are not sought: #00ff00 in 1\n"
     )
     frames = open_cache(tmp_path / "out", tmp_path / "cache")
     assert frames.target == "lesion" and frames.index["patient"].tolist() == ["ANNA", "ANNA", "BERT", "BERT"]

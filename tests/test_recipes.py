@@ -116,13 +116,20 @@ def test_your_own_network(root, tmp_path, monkeypatch, in_process):
     validate_submission(root / "tiny" / NOTEBOOKS[5] / "submission.csv", data / "sample_submission.csv")
 
 
-def test_your_own_loss(root, tmp_path, monkeypatch):
-    code, grid, _ = blocks("Your own loss")
+def test_your_own_loss(root, tmp_path, monkeypatch, capsys):
+    code, grid, _, compare = blocks("Your own loss")
     (tmp_path / "my_losses.py").write_text(code)
     (tmp_path / "my_loss.yaml").write_text(grid)
     monkeypatch.syspath_prepend(tmp_path)
     points = read_sweep(tmp_path / "my_loss.yaml").points
-    assert sorted(point["segmenter.loss"] for point in points) == ["bce_dice"] * 2 + ["my_losses:log_cosh_dice"] * 2
+    assert sorted(point["segmenter.loss"] for point in points) == ["bce_dice"] * 3 + ["my_losses:log_cosh_dice"] * 3
+    figures = [0.1, 0.2, 0.3, 0.5, 0.5, 0.8]  # losses within seeds
+    (root / "my-loss").mkdir(parents=True)
+    write_csv(root / "my-loss" / "results.csv", pd.DataFrame(points).assign(**{"segmenter.dice_positive": figures}))
+    with monkeypatch.context() as patch:
+        patch.chdir(root.parent)
+        exec(compare, {})
+    assert capsys.readouterr().out.splitlines()[-1].startswith("+0.200 (")
     logits, target = torch.randn(2, 1, 8, 8), torch.randint(0, 2, (2, 1, 8, 8)).float()
     own = losses.segmentation_loss("my_losses:log_cosh_dice")(logits, target)
     by_frame = [losses.dice(logits[[n]], target[[n]]).cosh().log() for n in range(2)]
@@ -148,7 +155,7 @@ def test_from_a_notebook_to_a_cluster(root, tmp_path, capfd):
     (sweep,) = (words for words in commands("From a notebook to a cluster") if "--scheduler" in words)
     with subprocess.Popen([*scheduler, "--no-dashboard"], **quiet) as first, subprocess.Popen(worker, **quiet) as other:
         try:
-            while not note.exists():
+            while not (note.exists() and note.read_text().endswith("\n}")):  # it exists before it is written
                 assert first.poll() is None
             address = read_json(note)["address"]
             words = {"my_grid.yaml": str(tmp_path / "my_grid.yaml"), "tcp://HOST:8786": address}

@@ -80,22 +80,27 @@ def import_frames(images: Path, masks: Path, out: Path, layout: Layout) -> str:
         converted = pd.DataFrame(list(done), index=table.index, columns=["area", "scaled", "value", "fault"])
         bad = converted["fault"] != ""
         faults += map(_fault, table["source"][bad], converted["fault"][bad])
-        if layout.on_bad == "stop":
-            raise_all([fault["reason"] for fault in faults], "; `--on-bad skip` leaves them out")
+        values, unclear = Counter(converted["value"][converted["value"] != ""]), []
+        if len(values) > 1 and not layout.mask_values:
+            unclear = [f"{masks}: masks have different values, {sorted(values)}; --mask-values says which are sought"]
+        reasons = [fault["reason"] for fault in faults] if layout.on_bad == "stop" else []
+        raise_all(unclear + reasons, "; `--on-bad skip` leaves them out")
+        gone = sorted({*table["patient"]} - {*table["patient"][~bad]}, key=natural)
         table, converted = table[~bad], converted[~bad]
         areas = converted["area"][table["set"] == "train"].to_numpy()
-        if len(values := sorted({*converted["value"]} - {""})) > 1:
-            raise InputError(f"{masks}: masks have different values, {values}; --mask-values says which are sought")
         if not areas.any():
             raise InputError(f"{masks}: expected masks that outline a {layout.target}, found {len(areas)} blank ones")
         write_csv(folder / "names.csv", table.drop(columns=["mask", "file"]))
         write_csv(folder / "skipped.csv", pd.DataFrame(faults, columns=["source", "reason"]))
         write_json(folder / "dataset.json", {"target": layout.target})
     left_out += ["with a fault (see skipped.csv)"] * len(faults)
-    return _summary(table, areas, layout.target, int(converted["scaled"].sum()), left_out)
+    lines = _summary(table, areas, layout.target, int(converted["scaled"].sum()), left_out)
+    lines += [f"patients without any frame that is left: {', '.join(gone)}"] * bool(gone)
+    unsought = ", ".join(f"{value} in {count}" for value, count in values.most_common() if layout.mask_values)
+    return "\n".join(lines + ([f"values in masks that are not sought: {unsought}"] if unsought else []))
 
 
-def _summary(table: pd.DataFrame, areas: np.ndarray, target: str, scaled: int, left_out: list[str]) -> str:
+def _summary(table: pd.DataFrame, areas: np.ndarray, target: str, scaled: int, left_out: list[str]) -> list[str]:
     train = table[table["set"] == "train"]
     positive = areas[areas > 0]
     examples = train.drop_duplicates("patient").head(3)
@@ -108,7 +113,7 @@ def _summary(table: pd.DataFrame, areas: np.ndarray, target: str, scaled: int, l
     ]
     lines += [f"masks scaled to their frame: {scaled}"] * bool(scaled)
     counts = ", ".join(f"{count} {kind}" for kind, count in Counter(left_out).most_common())
-    return "\n".join(lines + ([f"left out: {counts}"] if counts else []))
+    return lines + ([f"left out: {counts}"] if counts else [])
 
 
 def _convert(folder: Path, mask_values: Sequence[str], row) -> tuple[int, bool, str, str]:

@@ -27,7 +27,10 @@ def check_values(values: Sequence[str]) -> None:
 
 
 def read_mask(path: Path, values: Sequence[str] = ()) -> tuple[np.ndarray, str]:
-    """Read a mask as uint8 (H, W), 1 = what is sought. Also return the value that was taken for it, if it was a guess.
+    """Read a mask as uint8 (H, W), 1 = what is sought.
+
+    Also return a value: without `values` the one that was taken for what is sought, with `values` the most frequent one
+    besides 0 that is not sought; "" if there is none.
 
     Args:
         path: an image. Its values are colours if it has any or if `values` are colours; else the indices of a palette;
@@ -45,7 +48,9 @@ def read_mask(path: Path, values: Sequence[str] = ()) -> tuple[np.ndarray, str]:
         numbers = [int(value[1:], 16) if value.startswith("#") else int(value) for value in values]
         if coloured and not any(value.startswith("#") for value in values):
             raise InputError(f"{path}: expected grey levels or a palette, found colours, such as '#{pixels.max():06x}'")
-        return np.isin(pixels, numbers).astype(np.uint8), ""
+        sought = np.isin(pixels, numbers)
+        others = pixels[(pixels != 0) & ~sought]
+        return sought.astype(np.uint8), _name(int(pd.Series(others).mode()[0]), coloured) if len(others) else ""
     present = sorted(pd.unique(pixels.ravel()).tolist())
     if len(present) > 2 or 0 not in present:
         expected = "expected the value 0 and one for what is sought"
