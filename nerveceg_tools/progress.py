@@ -30,8 +30,8 @@ class RunBar:
     def write(self, text: str) -> None:
         """Print text above the bar, and count the epochs that it reports."""
         tqdm.write(text, end="")
-        left = self._bar.total - self._bar.n - 1  # studies report more epochs than they have steps
-        self._bar.update(min(len(EPOCH.findall(text)), left))
+        most = max(0, self._bar.total - self._bar.n - 1)  # studies report more epochs than they have steps
+        self._bar.update(min(len(EPOCH.findall(text)), most))
 
     def flush(self) -> None:
         """Do what papermill asks of a file."""

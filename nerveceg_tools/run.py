@@ -164,11 +164,12 @@ def resolve_parameters(profile: str, overrides: Mapping[str, object]) -> dict[st
 
 def resolve_paths(values: dict[str, object]) -> dict[str, object]:
     """Return `values` with absolute paths, because kernels and workers work in other folders."""
-    paths = {name: str(values[name]) for name, no_path in PATHS.items() if values.get(name, no_path) != no_path}
-    absolute = {
-        name: [str(Path(path).expanduser().absolute()) for path in text.split(",")] for name, text in paths.items()
-    }
-    return values | {name: ",".join(texts) for name, texts in absolute.items()}
+    resolved = dict(values)
+    for name, no_path in PATHS.items():
+        if (text := values.get(name, no_path)) != no_path:
+            paths = str(text).split(",") if name == "bias.other_masks" else [str(text)]
+            resolved[name] = ",".join(str(Path(path).expanduser().absolute()) for path in paths)
+    return resolved
 
 
 def default_parameters() -> dict[str, object]:
@@ -276,9 +277,7 @@ def _check_own_code(values: Mapping[str, object]) -> None:
 
     Otherwise a run would notice it only after the notebooks before it.
     """
-    named = [
-        (name, str(value)) for name, values_of in values.items() if name in KINDS for value in str(values_of).split(",")
-    ]
+    named = [(name, value.strip()) for name in KINDS if name in values for value in str(values[name]).split(",")]
     if not named:
         return  # the next lines import torch
     import torch

@@ -81,9 +81,10 @@ def _checked(content: dict) -> Sweep:
     if twice := sorted(set(fixed) & set(grid)):
         raise InputError(f"{twice[0]}: expected in fixed or in grid, found in both")
     fixed, points = run.resolve_paths(run.known_and_typed(fixed, known)), _points(grid, known)
-    values = known | fixed | points[0] | {"run": content["name"]}
+    sweep = Sweep(content["name"], profile, only, fixed, points)
+    values = known | fixed | points[0] | {"run": sweep.run_of(points[0])}
     run.check_taken([*fixed, *points[0]], values, run.choose_notebooks(only))
-    return Sweep(content["name"], profile, only, fixed, points)
+    return sweep
 
 
 def _points(grid: dict[str, object], known: dict[str, object]) -> list[dict[str, object]]:

@@ -146,12 +146,12 @@ def test_a_frame_is_explained_in_one_picture(folder, tmp_path, capsys, monkeypat
     cv2.imwrite("scan.png", scan)
     assert main(["explain", "scan.png", "--run", "toy", "--method", "grad-cam,seg-grad-cam,lrp"]) == 0
     statement = capsys.readouterr().out
-    assert statement.startswith("P = ") and "mask" in statement and "wrote scan-explained.png" in statement
+    assert statement.startswith("first stage ") and "mask" in statement and "wrote scan-explained.png" in statement
     assert cv2.imread("scan-explained.png").shape[1] == 700, "a frame and three maps of 1.75 inches each"
     predict(folder, tmp_path / "out")
     table = pd.read_csv(tmp_path / "out" / "predictions.csv").set_index("frame")
     assert main(["explain", str(frame), "--run", "toy", "--method", "gradient", "--out", "other.png"]) == 0
-    assert f"P = {table.loc[frame.name, 'probability']:.2f}, " in capsys.readouterr().out
+    assert f"first stage {table.loc[frame.name, 'probability']:.2f}, gate " in capsys.readouterr().out
     assert (tmp_path / "other.png").exists()
 
 

@@ -167,8 +167,17 @@ def test_one_bar_counts_epochs_and_notebooks(monkeypatch, capsys):
     study = RunBar({"08": 1}, visible=True)
     study.write("epoch 1/2\nepoch 2/2\nepoch 1/2\n")  # of networks that are no steps
     seconds.append(50)
-    assert study.finish("08") == "" and "run 100% |" in terminal.getvalue().rpartition("\r")[2]
+    assert study.finish("08") == ""
+    study.write("[1/1] 08: done\n")
+    assert "run 100% |" in terminal.getvalue().rpartition("\r")[2]
     assert capsys.readouterr().out.startswith("epoch 1/3  loss 1\nepoch 1/2\n")
+
+
+def test_paths_become_absolute_because_kernels_work_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    values = {"data_dir": "a,b", "bias.other_masks": "x.csv,y.csv", "submission.masks_csv": ""}
+    masks = f"{tmp_path}/x.csv,{tmp_path}/y.csv"
+    assert run.resolve_paths(values) == values | {"data_dir": f"{tmp_path}/a,b", "bias.other_masks": masks}
 
 
 def test_two_runs_into_one_folder_are_refused_by_a_lock_that_no_crash_leaves_behind(notebooks, root):
