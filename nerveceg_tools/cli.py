@@ -138,7 +138,7 @@ def predict(options: Namespace) -> None:
 def explain(options: Namespace) -> None:
     """Show what the networks of a run look at in one frame.
 
-    The picture shows the frame with P, verdict and predicted outline, and one map per method.
+    The picture shows the frame with what both stages and the gate say, the predicted outline, and one map per method.
 
     examples:
       nerveceg explain frame.png --run demo

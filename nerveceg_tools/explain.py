@@ -1,4 +1,4 @@
-"""Explain one frame of a reader's own: a picture with the mask, P, the verdict, and a map per method."""
+"""Explain one frame of a reader's own: a picture with both probabilities, the mask, and a map per method."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def explain_frame(path: Path, out: Path, run: str, methods: list[str]) -> str:
     gate, cleanup, setup = load_gate(run)
     system, _ = load_system(**setup)
     frame = fit_frame(read_image(path, "L"), cv2.INTER_AREA)
-    predictions = segment(system, [frame[None]], gate.threshold, clean=CLEANUPS[cleanup])
+    predictions = segment(system, [frame[None]], clean=CLEANUPS[cleanup])  # also if the first stage sees nothing
     table = prediction_table(predictions, np.arange(1))
     keep, probabilities = bool(gate.keep(table)[0]), (table["probability"].iloc[0], gate.probability(table)[0])
     presence, size = load_presence_network(setup["runs"][0], setup["gate_from"])
@@ -50,7 +50,7 @@ def explain_frame(path: Path, out: Path, run: str, methods: list[str]) -> str:
         ).numpy()
     mask = decode(table["pixels"].iloc[0]) * keep
     verdict = f"mask of {mask.sum():,} px" if keep else "blank mask"
-    statement = "first stage {:.2f}, gate {:.2f}, ".format(*probabilities) + verdict
+    statement = "first stage {:.2f}, gate {:.2f}\n".format(*probabilities) + verdict
     plots.use_style()
     figure = map_grid([frame], [statement], maps, [mask], outlined="predicted outline", colour=plots.PREDICTION)
     write_atomically(out, lambda unfinished: figure.savefig(unfinished, format="png"))
