@@ -42,7 +42,7 @@ PICTURES = {  # the overview shows those that the run has
     "cases.png": (NOTEBOOKS[3], "Held-out cases"),
     "submission.png": (NOTEBOOKS[5], "Test frames, with the masks decoded from submission.csv"),
 }
-HTML: dict = {"index": False, "border": 0, "classes": "figures", "float_format": "%.3f"}
+HTML: dict = {"index": False, "border": 0, "classes": "wide", "float_format": "%.3f"}
 OUTCOMES = {(1, 1): "found", (1, 0): "missed", (0, 1): "false mask", (0, 0): "left blank"}  # (has_nerve, keep)
 
 
@@ -141,7 +141,8 @@ def _comparison(both: pd.DataFrame, run: str, other: str, out: Path) -> dict:
     table = _escaped(changed)[["patient", "source", "score", "score_other", "gain"]]
     table.columns = ["patient", "source", f"Dice, {run}", f"Dice, {other}", "difference"]
     table.insert(0, f"frame, truth, {run}, {other}", _pictures(cache, changed, out / "changed", "", "_other"))
-    shown = {"scores": scores.to_html(**HTML), "changed": table.to_html(escape=False, **HTML)}
+    stacked = HTML | {"classes": "figures"}  # on a phone, below its picture
+    shown = {"scores": scores.to_html(**HTML), "changed": table.to_html(escape=False, **stacked)}
     return {"against": shown | {"run": other, "frames": len(both), "number": len(changed), "least": CHANGED}}
 
 
@@ -157,7 +158,7 @@ def _scores_of_others(paths: Sequence[Path], cache: FrameCache, frames: pd.DataF
             scores = metrics.gated_scores(has_nerve, dice, keep)
             low, high = metrics.patient_interval(scores, frames["subject"].to_numpy())
             rows.append({"masks": path.stem, "gate": gate, "score": f"{scores.mean():.3f} ({low:.3f} to {high:.3f})"})
-    return pd.DataFrame(rows).to_html(index=False, classes="figures", border=0) if rows else ""
+    return pd.DataFrame(rows).to_html(**HTML) if rows else ""
 
 
 def _table(cache: FrameCache, frames: pd.DataFrame, out: Path) -> str:
