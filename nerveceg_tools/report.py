@@ -37,7 +37,7 @@ from nerveceg_tools.run import current_metrics
 
 TEMPLATES = Path(__file__).parent / "templates"
 PICTURES = {  # the overview shows those that the run has
-    "pipeline.png": (NOTEBOOKS[4], "One frame through the pipeline: gate with LayerCAM, mask, truth"),
+    "pipeline.png": (NOTEBOOKS[4], "One frame through the pipeline: first stage with LayerCAM, mask, truth"),
     "score.png": (NOTEBOOKS[3], "Where the held-out score is won and lost"),
     "cases.png": (NOTEBOOKS[3], "Held-out cases"),
     "submission.png": (NOTEBOOKS[5], "Test frames, with the masks decoded from submission.csv"),
