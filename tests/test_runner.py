@@ -180,6 +180,19 @@ def test_paths_become_absolute_because_kernels_work_elsewhere(tmp_path, monkeypa
     assert run.resolve_paths(values) == values | {"data_dir": f"{tmp_path}/a,b", "bias.other_masks": masks}
 
 
+def test_notebook_7_is_repeated_if_what_it_pools_or_compares_has_changed(root, tmp_path):
+    masks, pooled = tmp_path / "sam.csv", root / "other" / STUDIES[0] / "predictions.csv"
+    for path in (masks, pooled):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("row")
+    values = run.resolve_parameters("demo", {"bias.other_masks": str(masks), "bias.pool": "oth*"})
+    states = [run._state(STUDIES[0], values)]
+    for path in (masks, pooled):
+        path.write_text("another row")
+        states.append(run._state(STUDIES[0], values))
+    assert states[0] != states[1] != states[2]
+
+
 def test_two_runs_into_one_folder_are_refused_by_a_lock_that_no_crash_leaves_behind(notebooks, root):
     (root / "demo").mkdir(parents=True)
     holder = "import sys, time; from filelock import FileLock\n"

@@ -129,6 +129,8 @@ def calls(root, monkeypatch):
         print("seed", overrides["seed"])
         time.sleep(0.2)  # on a worker with two threads the next point would start meanwhile
         seed, folder = overrides["seed"], root / overrides["run"]
+        if seed == 3:
+            raise InputError("seed: too odd")
         if seed == 1 or (seed == 2 and calls.count(overrides) == 1):
             raise NotebookFailed("03_segmenter_training, cell 5: MemoryError: no")
         write_json(folder / f"{NOTEBOOKS[2]}.ipynb", {"metadata": {"papermill": {"duration": 60.5}}})
@@ -138,6 +140,15 @@ def calls(root, monkeypatch):
 
     monkeypatch.setattr("nerveceg_tools.run.run", run)
     return calls
+
+
+def test_bad_input_is_not_tried_again_and_an_old_chart_goes(root, calls, client):
+    (root / "try").mkdir(parents=True)
+    (root / "try" / "results.png").write_bytes(b"of an earlier sweep")
+    table = run_sweep(Sweep("try", "demo", "03", {}, [{"seed": 3}]), client)
+    assert len(calls) == 1 and table[["status", "error"]].values.tolist() == [["failed", "seed: too odd"]]
+    assert (root / "try-seed=3" / "log.txt").read_text() == "seed 3\nerror: seed: too odd\n"
+    assert [path.name for path in (root / "try").iterdir()] == ["results.csv"]
 
 
 def test_a_failed_point_is_tried_once_more_and_does_not_stop_the_others(root, calls, client, capsys):
