@@ -69,7 +69,8 @@ def patient_interval(
 
     Few patients vary less than the population they come from. The percentiles are therefore expanded as Student's t
     is wider than the normal distribution (Hesterberg 2015, doi:10.1080/00031305.2015.1089789, section 3.3). With fewer
-    than six patients the interval is Student's own, about the mean of the draws. Without values both ends are NaN.
+    than six patients the interval is Student's own, about the mean of the draws. It stays between 0 and 1 if all draws
+    do, and between -1 and 1 if they do, as differences of scores. Without values both ends are NaN.
     """
     if not len(values):
         return np.nan, np.nan

@@ -70,8 +70,8 @@ def run(options: Namespace) -> int:
             print(f"{clean}, all masks empty {{clean_all_empty:.3f}}".format(**score))
         if score["tpr"] == score["fpr"] == 0:
             print("the gate kept no mask, so the score is that of all masks empty")
-        if score["patients"] < 6:
-            print(f"{score['patients']} held-out patients say little; docs/recipes.md holds out every patient once")
+        if (patients := score.get("patients", 6)) < 6:  # older releases did not count them
+            print(f"only {patients} patients are held out, which says little: see docs/recipes.md for all of them")
         print(f"look at it: {os.path.relpath(sys.executable)} -m nerveceg_tools report {folder.name}")
     if metrics.get("06_submission_rle", {}).get("rows"):  # data sets without test frames have nothing to submit
         print(f"submission: {folder / '06_submission_rle' / 'submission.csv'}")

@@ -11,6 +11,7 @@ from nerveceg_lib.inference.two_stage import MASK_EVIDENCE
 from nerveceg_lib.runtime.errors import InputError
 from nerveceg_lib.runtime.folders import NOTEBOOKS, require, run_folder
 from nerveceg_lib.runtime.io import read_json
+from nerveceg_tools.sweep import REPEATS
 
 PARTS = {
     "score": "score",
@@ -21,7 +22,6 @@ PARTS = {
     "oracle_gate": "score behind an oracle gate",
 }
 CHANGED = 0.1  # least difference of a frame's Dice that counts as a change
-REPEATS = {"seed", "fold", "data.heldout_part", "data.split_seed"}  # a sweep over these can be pooled
 
 
 def runs_of(name: str) -> list[str]:
@@ -33,9 +33,9 @@ def runs_of(name: str) -> list[str]:
     if not path.exists():
         return [name]
     table = pd.read_csv(path)
-    settings = sorted({*table.columns[: table.columns.get_loc("run")]} - REPEATS)
+    settings = sorted({*table.columns[: table.columns.get_loc("run")]} - {*REPEATS})
     if settings:
-        raise InputError(f"run: expected a run, or a sweep over {sorted(REPEATS)}, found one over {settings}")
+        raise InputError(f"run: expected a run, or a sweep over {REPEATS}, found one over {settings}")
     if len(unfinished := table.loc[table["status"] != "done", ["run", "status"]]):
         first = " is ".join(unfinished.iloc[0])
         raise InputError(f"run: expected a finished sweep, found {len(unfinished)} of {len(table)} runs, {first}")

@@ -127,9 +127,9 @@ def _fit_on_devices(name: str, values: Mapping[str, object], verbosity: int) -> 
     if process.returncode == 130:
         raise KeyboardInterrupt
     if process.returncode:
-        message = re.findall(r"^error: (.*)", printed, re.MULTILINE | re.DOTALL) or printed.splitlines()[-1:]
-        said = message[0].strip() if message else f"the training of the {name} was killed; was memory too small?"
-        raise (InputError if process.returncode == 2 else NotebookFailed)(said)
+        messages = re.findall(r"^error: (.*)", printed, re.MULTILINE | re.DOTALL) or printed.strip().splitlines()
+        message = messages[-1].strip() if messages else f"the training of the {name} was killed; was memory too small?"
+        raise (InputError if process.returncode == 2 else NotebookFailed)(message)
 
 
 def _mark_started(folder: Path, state: dict) -> None:

@@ -23,7 +23,7 @@ from nerveceg_tools import run
 from nerveceg_tools.provenance import digest
 
 KEYS = {"name": str, "profile": str, "only": str, "fixed": dict, "grid": dict}
-REPEATS = ("seed", "fold")  # the chart draws these as further dots of the same combination
+REPEATS = ("seed", "fold", "data.heldout_part", "data.split_seed")  # further runs of the same settings
 METRICS = {  # the chart draws the first one it finds
     "inference.score": "score of held-out frames",
     "segmenter.dice_positive": "mean Dice of held-out frames with a nerve",
@@ -166,7 +166,7 @@ def _write(folder: Path, table: pd.DataFrame, swept: list[str]) -> None:
 def _draw(path: Path, table: pd.DataFrame, drawn: str, by: list[str]) -> None:
     """Plot a line per combination of the parameters `by`, the best on top: a dot per run and a bar at their mean.
 
-    Grey lines join the runs of one seed and fold, which can be compared with each other. The title counts the failed
+    Grey lines join the runs of one seed and part, which can be compared with each other. The title counts the failed
     runs.
     """
     import matplotlib.pyplot as plt

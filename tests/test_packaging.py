@@ -75,4 +75,4 @@ def test_floors_and_totals():
     assert sum(map(code_lines, library)) <= 2800, "leave something out; see the house rules in docs/contributing.md"
     may_grow = [path for path in tools if re.search("import|explore", str(path.relative_to(REPOSITORY)))]
     assert sum(map(code_lines, tools)) - sum(map(code_lines, may_grow)) <= 1970, "as above"
-    assert sum(len(path.read_text().splitlines()) for path in (REPOSITORY / "tests").rglob("*.py")) <= 5970
+    assert sum(len(path.read_text().splitlines()) for path in (REPOSITORY / "tests").rglob("*.py")) <= 5990

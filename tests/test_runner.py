@@ -180,6 +180,29 @@ def test_paths_become_absolute_because_kernels_work_elsewhere(tmp_path, monkeypa
     assert run.resolve_paths(values) == values | {"data_dir": f"{tmp_path}/a,b", "bias.other_masks": masks}
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "error", "message"),
+    [
+        ("a warning\nerror: classifier.lr: too odd\nand worse", 2, InputError, "^classifier.lr: too odd\nand worse$"),
+        (
+            "Traceback\nOutOfMemoryError: CUDA error: out of memory",
+            1,
+            run.NotebookFailed,
+            "^OutOfMemoryError: CUDA error",
+        ),
+        ("", 137, run.NotebookFailed, "the training of the classifier was killed"),
+        ("", 130, KeyboardInterrupt, ""),
+    ],
+)
+def test_what_a_training_in_another_process_says_is_passed_on(tmp_path, monkeypatch, words, code, error, message):
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\ncat >&2 <<'END'\n{words}\nEND\nexit {code}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(error, match=message):
+        run._fit_on_devices("classifier", run.default_parameters() | {"resume": False}, -1)
+
+
 def test_notebook_7_is_repeated_if_what_it_pools_or_compares_has_changed(root, tmp_path):
     masks, pooled = tmp_path / "sam.csv", root / "other" / STUDIES[0] / "predictions.csv"
     for path in (masks, pooled):
